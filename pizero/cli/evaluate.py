@@ -1,0 +1,90 @@
+"""`pizero evaluate`: a policy in closed loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pizero.cli.options import FIVE_TASKS, say
+from pizero.envs.evaluate import EpisodeResult, EvaluateConfig, wilson_interval
+from pizero.envs.evaluate import evaluate as evaluate_policy
+from pizero.envs.workers import default_workers
+
+
+def evaluate(
+    policy: Path,
+    /,
+    *,
+    output: Path | None = None,
+    tasks: tuple[str, ...] = FIVE_TASKS,
+    episodes_per_task: int = EvaluateConfig.episodes_per_task,
+    num_executed: int = EvaluateConfig.num_executed,
+    max_steps: int = EvaluateConfig.max_steps,
+    videos: int = EvaluateConfig.num_videos,
+    seed: int = 0,
+    workers: int = default_workers(),
+    as_json: bool = False,
+) -> None:
+    """Run a policy in closed loop on scenes that no demonstration shows, and count successes.
+
+    Finished episodes are kept, so an interrupted evaluation goes on where it was; the result does not depend on
+    the number of workers.
+
+    Args:
+        policy: Policy folder.
+        output: Folder for results and videos; by default `evaluation` beside the policy's run.
+        tasks: Names of Meta-World tasks.
+        episodes_per_task: Scenes of each task.
+        num_executed: Actions of each chunk that are executed before the policy looks again.
+        max_steps: Control steps after which an episode counts as failed.
+        videos: Episodes of each task that are filmed.
+        seed: Decides the scenes.
+        workers: Processes that simulate side by side.
+        as_json: Print the summary as JSON.
+    """
+    config = EvaluateConfig(
+        tasks=tasks,
+        episodes_per_task=episodes_per_task,
+        num_executed=num_executed,
+        max_steps=max_steps,
+        num_videos=videos,
+        seed=seed,
+    )
+    folder = output or policy.parent / "evaluation"
+    results = evaluate_policy(config, policy, folder, num_workers=workers)
+    summary = summarize(results)
+    if as_json:
+        print(json.dumps(summary))
+        return
+    table = Table(title=f"success of {policy}")
+    for column in ("task", "solved", "rate", "95 % interval", "median steps"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for task, row in [*summary["tasks"].items(), ("all", summary)]:
+        low, high = row["interval"]
+        counts = f"{row['successes']}/{row['episodes']}"
+        table.add_row(task, counts, f"{row['success_rate']:.2f}", f"{low:.2f}–{high:.2f}", str(row["median_steps"]))
+    Console().print(table)
+    say(f"{folder}: {summary['episodes']} episodes", next_command=f"pizero report {folder.parent}")
+
+
+def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
+    """Return success rates with Wilson 95 % intervals, over all episodes and per task."""
+    tasks = dict.fromkeys(result.task for result in results)
+    per_task = {task: _row([result for result in results if result.task == task]) for task in tasks}
+    return {**_row(results), "tasks": per_task}
+
+
+def _row(results: Sequence[EpisodeResult]) -> dict[str, Any]:
+    solved = sorted(result.steps for result in results if result.success)
+    return {
+        "success_rate": len(solved) / len(results),
+        "interval": wilson_interval(len(solved), len(results)),
+        "successes": len(solved),
+        "episodes": len(results),
+        "median_steps": solved[len(solved) // 2] if solved else None,
+    }

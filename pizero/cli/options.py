@@ -1,0 +1,13 @@
+"""What several verbs share: default tasks, default places, and how a result is told."""
+
+from __future__ import annotations
+
+FIVE_TASKS = ("button-press-topdown", "drawer-open", "door-open", "reach", "window-open")
+"""The tasks of `pizero demo`."""
+
+
+def say(result: str, *, next_command: str = "") -> None:
+    """Print what was done, and the command that a user would run next."""
+    print(result)
+    if next_command:
+        print(f"next: {next_command}")

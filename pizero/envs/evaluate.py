@@ -1,0 +1,195 @@
+"""Closed-loop evaluation: parallel, seeded, resumable, with intervals."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pizero.contract import Contract
+from pizero.data.video import encode_video
+from pizero.envs.collect import DEMONSTRATION_SEEDS
+from pizero.envs.metaworld import TASKS, MetaWorld
+from pizero.envs.workers import worker_pool
+from pizero.names import nearest
+from pizero.policy.controllers import RecedingHorizon
+from pizero.policy.policy import Policy
+from pizero.progress import counting
+from pizero.records import differences, read_record, to_data, write_record
+from pizero.weights.folder import MANIFEST, sha256_of
+
+EPISODES_PER_JOB = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What to run: each task on `episodes_per_task` scenes that no demonstration shows.
+
+    Of each chunk `num_executed` actions are executed before the policy looks again. An episode ends when the
+    task is solved, or after `max_steps` control steps. `num_videos` episodes of each task are filmed.
+    """
+
+    tasks: tuple[str, ...]
+    episodes_per_task: int = 20
+    num_executed: int = 5
+    max_steps: int = 125
+    num_videos: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for task in self.tasks:
+            if task not in TASKS:
+                raise ValueError(f"unknown task {task!r}: {nearest(task, TASKS)}")
+        if self.episodes_per_task < 1 or self.max_steps < 1 or not self.tasks:
+            raise ValueError("expected at least one task, one episode a task and one step an episode")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeResult:
+    """How one episode went; `seconds` is its wall-clock time."""
+
+    task: str
+    index: int
+    seed: int
+    success: bool
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRun:
+    """What an evaluation folder belongs to: its config, and the policy by the hash of its manifest."""
+
+    config: EvaluateConfig
+    policy_sha256: str
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """Return the Wilson score interval of a success rate (Wilson 1927); z = 1.96 gives 95 %."""
+    rate = successes / trials
+    center = rate + z * z / (2 * trials)
+    spread = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)
+
+
+def evaluate(config: EvaluateConfig, policy_folder: Path, folder: Path, *, num_workers: int) -> list[EpisodeResult]:
+    """Run all episodes that `folder/episodes.jsonl` does not hold yet, and return all of them in order.
+
+    Filmed episodes are written to `folder/videos`. The result does not depend on the number of workers.
+    ValueError if the folder belongs to another policy or config.
+    """
+    check_policy(Policy.load(policy_folder).contract, config)
+    _claim(folder, EvaluationRun(config=config, policy_sha256=sha256_of(policy_folder / MANIFEST)))
+    log = folder / "episodes.jsonl"
+    results = _read_results(log)
+    done = {(result.task, result.index) for result in results}
+    jobs = []
+    for task in config.tasks:
+        missing = [index for index in range(config.episodes_per_task) if (task, index) not in done]
+        jobs += [(task, missing[i : i + EPISODES_PER_JOB]) for i in range(0, len(missing), EPISODES_PER_JOB)]
+    total = len(config.tasks) * config.episodes_per_task
+    with (
+        counting("evaluating", total, "episodes", done=len(results)) as progress,
+        worker_pool(num_workers) as pool,
+        log.open("a", encoding="utf-8") as file,
+    ):
+        futures = [pool.submit(run_episodes, config, policy_folder, *job, folder / "videos") for job in jobs]
+        for future in as_completed(futures):
+            for result in future.result():
+                file.write(json.dumps(asdict(result)) + "\n")
+                results.append(result)
+            file.flush()
+            solved = sum(result.success for result in results)
+            progress.advance(len(future.result()), note=f"{solved}/{len(results)} solved")
+    order = {task: position for position, task in enumerate(config.tasks)}
+    return sorted(results, key=lambda result: (order[result.task], result.index))
+
+
+def check_policy(contract: Contract, config: EvaluateConfig) -> None:
+    """Raise ValueError if a policy was made for another robot than this simulator's, or for shorter chunks."""
+    found = differences(to_data(MetaWorld.default_embodiment), to_data(contract.embodiment))
+    if found:
+        raise ValueError(f"the policy was made for another robot (simulator ≠ policy): {'; '.join(found[:5])}")
+    if not 1 <= config.num_executed <= contract.horizon:
+        raise ValueError(
+            f"expected to execute between 1 and {contract.horizon} actions of each chunk, found {config.num_executed}"
+        )
+
+
+def _claim(folder: Path, run: EvaluationRun) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "run.json"
+    if path.exists():
+        found = differences(to_data(run), to_data(read_record(EvaluationRun, path)))
+        if found:
+            raise ValueError(
+                f"{folder} holds the evaluation of another policy or config (asked ≠ there): {'; '.join(found[:5])}. "
+                f"Nothing was changed. Name another folder, or remove this one"
+            )
+    write_record(path, run)
+
+
+def _read_results(log: Path) -> list[EpisodeResult]:
+    if not log.exists():
+        return []
+    whole = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
+    log.write_text("".join(whole), encoding="utf-8")
+    return [EpisodeResult(**json.loads(line)) for line in whole]
+
+
+@functools.cache
+def _environment(task: str, max_steps: int) -> MetaWorld:
+    return MetaWorld(task, max_steps=max_steps)
+
+
+@functools.cache
+def _policy(folder: Path) -> Policy:
+    return Policy.load(folder)
+
+
+def run_episodes(
+    config: EvaluateConfig, policy_folder: Path, task: str, indices: Sequence[int], videos: Path
+) -> list[EpisodeResult]:
+    """Run some episodes of one task in this process."""
+    environment = _environment(task, config.max_steps)
+    controller = RecedingHorizon(_policy(policy_folder), config.num_executed)
+    results = []
+    for index in indices:
+        film = videos / f"{task}-{index:03d}.mp4" if index < config.num_videos else None
+        results.append(run_episode(config, environment, controller, index, film))
+    return results
+
+
+def run_episode(
+    config: EvaluateConfig, environment: MetaWorld, controller: RecedingHorizon, index: int, film: Path | None
+) -> EpisodeResult:
+    """Let a policy act until the task is solved or the steps are used up; `film` names the video to write."""
+    seed = DEMONSTRATION_SEEDS + config.seed * 1_000_000 + index
+    began = time.perf_counter()
+    environment.reset(seed)
+    controller.reset(seed=seed)
+    frames = []
+    solved, steps = False, 0
+    while not solved and steps < config.max_steps:
+        if film is not None:
+            frames.append(environment.picture())
+        solved = environment.step(controller.step(environment.observe), render=False).success
+        steps += 1
+    if film is not None:
+        frames.append(environment.picture())
+        film.parent.mkdir(parents=True, exist_ok=True)
+        encode_video(film, frames, fps=environment.embodiment.rate)
+    return EpisodeResult(
+        task=environment.task,
+        index=index,
+        seed=seed,
+        success=solved,
+        steps=steps,
+        seconds=round(time.perf_counter() - began, 3),
+    )

@@ -1,0 +1,206 @@
+"""Gemma, the transformer of both the vision-language model and the action expert, with an explicit cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from pizero.nn.attention import (
+    Rotation,
+    attend,
+    block_causal_mask,
+    mask_bias,
+    positions_of,
+    rotate,
+    rotation,
+)
+from pizero.nn.layers import Linear, RMSNorm
+
+
+@dataclass(frozen=True, kw_only=True)
+class GemmaConfig:
+    """Sizes of one Gemma: residual width, layers, feed-forward width, and attention heads."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True)
+class KeyValues:
+    """What later tokens need of earlier ones: per layer rotated keys and values, and which tokens are real."""
+
+    keys: tuple[Float[Tensor, "batch token kv_head head_dim"], ...]
+    values: tuple[Float[Tensor, "batch token kv_head head_dim"], ...]
+    valid: Bool[Tensor, "batch token"]
+
+    @property
+    def num_valid(self) -> Int[Tensor, "batch"]:
+        """Return how many positions are taken."""
+        return self.valid.sum(dim=-1)
+
+    def append(self, other: KeyValues) -> KeyValues:
+        """Return these tokens followed by those of `other`."""
+        return KeyValues(
+            keys=tuple(torch.cat(pair, dim=1) for pair in zip(self.keys, other.keys, strict=True)),
+            values=tuple(torch.cat(pair, dim=1) for pair in zip(self.values, other.values, strict=True)),
+            valid=torch.cat([self.valid, other.valid], dim=1),
+        )
+
+    def repeat(self, times: int) -> KeyValues:
+        """Return each row of the batch `times` times in a row."""
+        return KeyValues(
+            keys=tuple(keys.repeat_interleave(times, dim=0) for keys in self.keys),
+            values=tuple(values.repeat_interleave(times, dim=0) for values in self.values),
+            valid=self.valid.repeat_interleave(times, dim=0),
+        )
+
+    def detach(self) -> KeyValues:
+        """Return the same numbers without their history: gradients stop here (knowledge insulation)."""
+        return KeyValues(
+            keys=tuple(keys.detach() for keys in self.keys),
+            values=tuple(values.detach() for values in self.values),
+            valid=self.valid,
+        )
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions; no biases."""
+
+    def __init__(self, config: GemmaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.query = Linear(config.width, config.num_heads * config.head_dim)
+        self.key = Linear(config.width, config.num_kv_heads * config.head_dim)
+        self.value = Linear(config.width, config.num_kv_heads * config.head_dim)
+        self.output = Linear(config.num_heads * config.head_dim, config.width)
+
+    def key_values(
+        self, x: Float[Tensor, "batch token width"], place: Rotation
+    ) -> tuple[
+        Float[Tensor, "batch token kv_head head_dim"], Float[Tensor, "batch token kv_head head_dim"]
+    ]:
+        """Return rotated keys, and values."""
+        heads = (self.config.num_kv_heads, self.config.head_dim)
+        return rotate(self.key(x).unflatten(-1, heads), place), self.value(x).unflatten(-1, heads)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch token width"],
+        keys: Float[Tensor, "batch key kv_head head_dim"],
+        values: Float[Tensor, "batch key kv_head head_dim"],
+        bias: Float[Tensor, "batch token key"],
+        place: Rotation,
+    ) -> Float[Tensor, "batch token width"]:
+        """Mix `values` for each token of `x`."""
+        heads = (self.config.num_heads, self.config.head_dim)
+        queries = rotate(self.query(x).unflatten(-1, heads), place)
+        return self.output(attend(queries, keys, values, bias).flatten(-2))
+
+
+class FeedForward(nn.Module):
+    """GeGLU: `down(gelu_tanh(gate(x)) · up(x))`; no biases."""
+
+    def __init__(self, width: int, mlp_dim: int) -> None:
+        super().__init__()
+        self.gate = Linear(width, mlp_dim)
+        self.up = Linear(width, mlp_dim)
+        self.down = Linear(mlp_dim, width)
+
+    def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
+        """Transform each token by itself."""
+        return self.down(F.gelu(self.gate(x), approximate="tanh") * self.up(x))
+
+
+class GemmaLayer(nn.Module):
+    """Pre-norm attention and feed-forward, each added to the residual stream."""
+
+    def __init__(self, config: GemmaConfig) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.width)
+        self.attention = Attention(config)
+        self.feed_forward_norm = RMSNorm(config.width)
+        self.feed_forward = FeedForward(config.width, config.mlp_dim)
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "batch token width"],
+        bias: Float[Tensor, "batch token key"],
+        place: Rotation,
+        past: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Float[Tensor, "batch token width"], tuple[Tensor, Tensor]]:
+        """Return the new residual stream, and the keys and values of these tokens alone."""
+        normed = self.attention_norm(hidden)
+        new = self.attention.key_values(normed, place)
+        keys, values = new if past is None else (torch.cat(pair, dim=1) for pair in zip(past, new, strict=True))
+        hidden = hidden + self.attention(normed, keys, values, bias, place)
+        return hidden + self.feed_forward(self.feed_forward_norm(hidden)), new
+
+
+class Gemma(nn.Module):
+    """A stack of layers that reads embeddings after an optional past, and returns its own keys and values.
+
+    π0's mask is block-causal, so running a second, narrower `Gemma` over the state and the actions with the
+    vision-language model's keys and values as its past equals the joint forward pass of the paper.
+    """
+
+    def __init__(self, config: GemmaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(GemmaLayer(config) for _ in range(config.depth))
+        self.final_norm = RMSNorm(config.width)
+
+    def forward(
+        self,
+        embeddings: Float[Tensor, "batch token width"],
+        valid: Bool[Tensor, "batch token"],
+        starts_block: Bool[Tensor, "batch token"],
+        *,
+        past: KeyValues | None = None,
+    ) -> tuple[Float[Tensor, "batch token width"], KeyValues]:
+        """Return the normalised hidden states, and the keys and values of these tokens."""
+        bias, place = self._geometry(valid, starts_block, past)
+        hidden, new = self._run(self.config.depth, embeddings, bias, place, past)
+        keys, values = zip(*new, strict=True)
+        return self.final_norm(hidden), KeyValues(keys=keys, values=values, valid=valid)
+
+    def key_values(
+        self,
+        embeddings: Float[Tensor, "batch token width"],
+        valid: Bool[Tensor, "batch token"],
+        starts_block: Bool[Tensor, "batch token"],
+        *,
+        past: KeyValues | None = None,
+    ) -> KeyValues:
+        """Return only what later tokens read: the last layer stops after its keys and values."""
+        bias, place = self._geometry(valid, starts_block, past)
+        hidden, new = self._run(self.config.depth - 1, embeddings, bias, place, past)
+        last = self.layers[-1]
+        new.append(last.attention.key_values(last.attention_norm(hidden), place))
+        keys, values = zip(*new, strict=True)
+        return KeyValues(keys=keys, values=values, valid=valid)
+
+    def _geometry(self, valid: Tensor, starts_block: Tensor, past: KeyValues | None) -> tuple[Tensor, Rotation]:
+        mask = block_causal_mask(valid, starts_block)
+        positions = positions_of(valid, None if past is None else past.num_valid)
+        if past is not None:
+            sees_past = past.valid[:, None, :].expand(-1, valid.shape[1], -1)
+            mask = torch.cat([sees_past, mask], dim=-1)
+        return mask_bias(mask), rotation(positions, self.config.head_dim)
+
+    def _run(
+        self, num_layers: int, hidden: Tensor, bias: Tensor, place: Rotation, past: KeyValues | None
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        new = []
+        for index in range(num_layers):
+            layer_past = None if past is None else (past.keys[index], past.values[index])
+            hidden, key_values = self.layers[index](hidden, bias, place, layer_past)
+            new.append(key_values)
+        return hidden, new

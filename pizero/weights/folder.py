@@ -1,0 +1,107 @@
+"""The policy folder: weights, model config and contract, with hashes. It suffices to serve; nothing in it runs."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pizero.contract import Contract
+from pizero.models.build import ModelConfig
+from pizero.names import nearest
+from pizero.records import read_record, write_record
+
+WEIGHTS, CONFIG, CONTRACT, MANIFEST = "model.safetensors", "config.json", "contract.json", "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The sha256 of each file of a folder."""
+
+    files: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyFiles:
+    """What a policy folder holds."""
+
+    config: ModelConfig
+    contract: Contract
+    tensors: dict[str, Tensor]
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest of the files that a folder holds."""
+    files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+    write_record(folder / MANIFEST, Manifest(files=files))
+
+
+def check_seal(folder: Path, expected: tuple[str, ...], what: str) -> None:
+    """Raise ValueError unless a folder holds the `expected` files and every file still has its hash."""
+    if not folder.is_dir():
+        raise ValueError(f"expected {what} at {folder}, found no folder there")
+    missing = [name for name in (*expected, MANIFEST) if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"{folder} is not {what}: expected {', '.join((*expected, MANIFEST))}, missing {', '.join(missing)}; "
+            f"copy the whole folder again or train anew"
+        )
+    for name, digest in read_record(Manifest, folder / MANIFEST).files.items():
+        if not (folder / name).is_file() or sha256_of(folder / name) != digest:
+            raise ValueError(f"{folder / name} is damaged: its sha256 is not the one in {MANIFEST}; copy it again")
+
+
+def write_policy(folder: Path, *, config: ModelConfig, contract: Contract, tensors: dict[str, Tensor]) -> None:
+    """Write a policy folder, whole or not at all; ValueError if the folder exists."""
+    if folder.exists():
+        raise ValueError(f"{folder} exists already; nothing was overwritten. Name another folder or remove it")
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / WEIGHTS)
+    write_record(partial / CONFIG, config)
+    write_record(partial / CONTRACT, contract)
+    seal(partial)
+    partial.rename(folder)
+
+
+def read_policy(folder: Path) -> PolicyFiles:
+    """Read a policy folder; ValueError names a missing, damaged or unreadable file."""
+    check_seal(folder, (WEIGHTS, CONFIG, CONTRACT), "a policy folder")
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS} is not a safetensors file: {error}") from None
+    return PolicyFiles(
+        config=read_record(ModelConfig, folder / CONFIG),
+        contract=read_record(Contract, folder / CONTRACT),
+        tensors=tensors,
+    )
+
+
+def load_into(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Copy tensors into a model; one ValueError lists every missing, extra and mis-shaped name."""
+    own = model.state_dict()
+    missing = [name for name in own if name not in tensors]
+    extra = [f"{name} ({nearest(name, missing or own)})" for name in tensors if name not in own]
+    shapes = [
+        f"{name}: expected {list(own[name].shape)}, found {list(tensor.shape)}"
+        for name, tensor in tensors.items()
+        if name in own and own[name].shape != tensor.shape
+    ]
+    problems = [("missing", missing), ("unknown", extra), ("of another shape", shapes)]
+    if missing or extra or shapes:
+        lines = [f"{len(names)} {label}: {'; '.join(names[:10])}" for label, names in problems if names]
+        raise ValueError(f"{source} does not fit the model of its config. " + ". ".join(lines))
+    model.load_state_dict(tensors)
