@@ -10,6 +10,10 @@ PIP_ARGS ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 
+# Torch's threads sleep while they wait: where other programs want the cores too, spinning costs far more.
+OMP_WAIT_POLICY ?= passive
+export OMP_WAIT_POLICY
+
 BIN := .venv/bin
 READY := .venv/ready
 

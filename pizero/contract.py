@@ -50,6 +50,7 @@ class Contract:
 
     @property
     def sha256(self) -> str:
+        """Return the hash of the whole record."""
         return fingerprint(self)
 
     def diff(self, other: Contract) -> list[str]:

@@ -1,4 +1,6 @@
-"""Frozen dataclasses to JSON and back, strictly: an unknown or missing key is an error that names its neighbour."""
+"""Frozen dataclasses to JSON and back, strictly: an unknown or missing key is an error that names its
+neighbour.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def from_data(kind: Any, data: Any, where: str = "") -> Any:
         return _from_union(get_args(kind), data, where)
     if origin is Literal:
         if data not in get_args(kind):
-            raise ValueError(f"{where}: expected one of {', '.join(map(repr, get_args(kind)))}, found {data!r}")
+            raise ValueError(
+                f"{where}: expected one of {', '.join(map(repr, get_args(kind)))}, found {data!r}"
+            )
         return data
     if dataclasses.is_dataclass(kind):
         return _from_record(kind, data, where)
@@ -42,6 +46,8 @@ def from_data(kind: Any, data: Any, where: str = "") -> Any:
             raise ValueError(f"{where}: expected a list, found {data!r}")
         return tuple(from_data(get_args(kind)[0], item, f"{where}[{i}]") for i, item in enumerate(data))
     if origin is dict:
+        if not isinstance(data, dict):
+            raise ValueError(f"{where}: expected an object, found {data!r}")
         return {key: from_data(get_args(kind)[1], value, f"{where}.{key}") for key, value in data.items()}
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
@@ -65,7 +71,11 @@ def _from_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
 
 def _from_record(kind: Any, data: Any, where: str) -> Any:
     if not isinstance(data, dict):
-        raise ValueError(f"{where or kind.__name__}: expected an object with the fields of {kind.__name__}, found {data!r}")
+        raise ValueError(
+            f"{where or kind.__name__}: expected an object with the fields of {kind.__name__}, found {data!r}"
+        )
+    if data.get("type", kind.__name__) != kind.__name__:
+        raise ValueError(f"{where or kind.__name__}: expected a {kind.__name__}, found a {data['type']}")
     hints = get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     values = {key: value for key, value in data.items() if key != "type"}
@@ -81,12 +91,16 @@ def _from_record(kind: Any, data: Any, where: str) -> Any:
     ]
     if missing:
         raise ValueError(f"{where or kind.__name__}: missing field {', '.join(map(repr, missing))}")
-    return kind(**{key: from_data(hints[key], value, f"{where}.{key}".lstrip(".")) for key, value in values.items()})
+    return kind(
+        **{key: from_data(hints[key], value, f"{where}.{key}".lstrip(".")) for key, value in values.items()}
+    )
 
 
 def canonical(record: Any) -> str:
     """Return the one JSON text of a record: sorted keys, no spaces."""
-    return json.dumps(to_data(record), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        to_data(record), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
 
 
 def fingerprint(record: Any) -> str:
@@ -97,7 +111,8 @@ def fingerprint(record: Any) -> str:
 def write_record(path: Path, record: Any) -> None:
     """Write a record as indented JSON, whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(to_data(record), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(to_data(record), indent=2, ensure_ascii=False, allow_nan=False)
+    partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(path)
 
 
@@ -107,7 +122,7 @@ def read_record(kind: type[Record], path: Path) -> Record:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"expected the file {path}, found none") from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     try:
         return from_data(kind, data)

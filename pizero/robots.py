@@ -42,14 +42,17 @@ class Embodiment:
 
     @property
     def state_dim(self) -> int:
+        """Return how many numbers a state has."""
         return len(self.state)
 
     @property
     def action_dim(self) -> int:
+        """Return how many numbers an action has."""
         return len(self.actions)
 
     @property
     def camera_names(self) -> tuple[str, ...]:
+        """Return the cameras, in the order in which a policy sees them."""
         return tuple(camera.name for camera in self.cameras)
 
 
@@ -70,7 +73,9 @@ METAWORLD = Embodiment(
     cameras=(Camera(name="right", height=96, width=96), Camera(name="left", height=96, width=96)),
     rate=20.0,
 )
-"""Meta-World's simulated Sawyer arm: the hand is moved by position increments, at a quarter of the native 80 Hz."""
+"""Meta-World's simulated Sawyer arm: the hand is moved by position increments, at a quarter of the native 80
+Hz.
+"""
 
 NAVIGATION2D = Embodiment(
     name="navigation2d",

@@ -1,6 +1,9 @@
 """What all tests share: every call into pizero has its shapes and types checked, and randomness repeats."""
 
+import os
 from collections.abc import Iterator
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait stall a busy machine
 
 import jaxtyping
 import pytest

@@ -1,7 +1,11 @@
-"""Small valid things to test with: robots, contracts, configs, observations, and hypothesis strategies of them."""
+"""Small valid things to test with, and hypothesis strategies that draw many of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jaxtyping
 import numpy as np
 import torch
 from hypothesis import strategies as st
@@ -22,7 +26,15 @@ TINY_GEMMA = GemmaConfig(width=16, depth=2, mlp_dim=24, num_heads=4, num_kv_head
 
 TINY_PI0 = Pi0Config(
     backbone=PaliGemmaConfig(
-        vision=ResNetConfig(image_size=16, stem_stride=4, widths=(8, 16), blocks=(1, 1), num_groups=4),
+        vision=ResNetConfig(
+            image_size=16,
+            stem_stride=4,
+            widths=(8, 16),
+            blocks=(1, 1),
+            strides=(1, 2),
+            num_groups=4,
+            num_tokens=4,
+        ),
         language=TINY_GEMMA,
         vocab_size=259,
     ),
@@ -37,7 +49,9 @@ TINY_PI0 = Pi0Config(
 def field_statistics(num_dimensions: int, seed: int = 0) -> FieldStatistics:
     """Return plausible statistics: minimum ≤ q01 ≤ mean ≤ q99 ≤ maximum."""
     rng = np.random.default_rng(seed)
-    values = rng.normal(rng.normal(size=num_dimensions), rng.uniform(0.1, 2.0, num_dimensions), (500, num_dimensions))
+    values = rng.normal(
+        rng.normal(size=num_dimensions), rng.uniform(0.1, 2.0, num_dimensions), (500, num_dimensions)
+    )
     low, high = np.quantile(values, [0.01, 0.99], axis=0)
     return FieldStatistics(
         mean=tuple(values.mean(axis=0).tolist()),
@@ -59,7 +73,8 @@ def contract(embodiment: Embodiment = NAVIGATION2D) -> Contract:
         horizon=3,
         normalization="zscore",
         statistics=Statistics(
-            state=field_statistics(embodiment.state_dim, seed=1), actions=field_statistics(embodiment.action_dim, seed=2)
+            state=field_statistics(embodiment.state_dim, seed=1),
+            actions=field_statistics(embodiment.action_dim, seed=2),
         ),
     )
 
@@ -78,7 +93,9 @@ def observation(embodiment: Embodiment = NAVIGATION2D, seed: int = 0) -> Observa
 
 
 def tiny_inputs(batch: int = 2, seed: int = 0) -> Inputs:
-    """Return random model inputs for `TINY_PI0`: two cameras, the second missing in the last row, and padded text."""
+    """Return random model inputs for `TINY_PI0`: two cameras, the second missing in the last row, and padded
+    text.
+    """
     generator = torch.Generator().manual_seed(seed)
     camera_valid = torch.ones(batch, 2, dtype=torch.bool)
     camera_valid[-1, 1] = False
@@ -93,6 +110,19 @@ def tiny_inputs(batch: int = 2, seed: int = 0) -> Inputs:
     )
 
 
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Switch type checks off while drawing: beartype picks what it checks by `random`, which hypothesis
+    forbids.
+    """
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
+
+
 finite = st.floats(allow_nan=False, allow_infinity=False)
 names = st.text(st.characters(codec="utf-8"), max_size=12)
 sizes = st.integers(1, 4096)
@@ -101,13 +131,20 @@ sizes = st.integers(1, 4096)
 @st.composite
 def statistics_of(draw: st.DrawFn, num_dimensions: int) -> FieldStatistics:
     """Draw statistics whose numbers are in order, degenerate dimensions included."""
-    number = st.floats(-1e3, 1e3)
-    rows = [sorted(draw(st.tuples(*[number] * 5))) for _ in range(num_dimensions)]
-    minimum, q01, mean, q99, maximum = zip(*rows, strict=True)
-    std = draw(st.tuples(*[st.one_of(st.just(0.0), st.floats(1e-3, 1e3))] * num_dimensions))
-    return FieldStatistics(
-        mean=mean, std=std, minimum=minimum, maximum=maximum, q01=q01, q99=q99, count=draw(st.integers(1, 10**9))
-    )
+    with unchecked():
+        number = st.floats(-1e3, 1e3)
+        rows = [sorted(draw(st.tuples(*[number] * 5))) for _ in range(num_dimensions)]
+        minimum, q01, mean, q99, maximum = zip(*rows, strict=True)
+        std = draw(st.tuples(*[st.one_of(st.just(0.0), st.floats(1e-3, 1e3))] * num_dimensions))
+        return FieldStatistics(
+            mean=mean,
+            std=std,
+            minimum=minimum,
+            maximum=maximum,
+            q01=q01,
+            q99=q99,
+            count=draw(st.integers(1, 10**9)),
+        )
 
 
 dimensions = st.builds(
@@ -132,42 +169,53 @@ embodiments = st.sampled_from(list(CATALOG.values())) | st.builds(
 @st.composite
 def contracts(draw: st.DrawFn) -> Contract:
     """Draw a contract, with statistics of its embodiment's size."""
-    embodiment = draw(embodiments)
-    return Contract(
-        embodiment=embodiment,
-        image_size=draw(sizes),
-        max_tokens=draw(sizes),
-        horizon=draw(sizes),
-        normalization=draw(st.sampled_from(["zscore", "quantile"])),
-        statistics=Statistics(
-            state=draw(statistics_of(embodiment.state_dim)), actions=draw(statistics_of(embodiment.action_dim))
-        ),
-    )
+    with unchecked():
+        embodiment = draw(embodiments)
+        return Contract(
+            embodiment=embodiment,
+            image_size=draw(sizes),
+            max_tokens=draw(sizes),
+            horizon=draw(sizes),
+            normalization=draw(st.sampled_from(["zscore", "quantile"])),
+            statistics=Statistics(
+                state=draw(statistics_of(embodiment.state_dim)),
+                actions=draw(statistics_of(embodiment.action_dim)),
+            ),
+        )
 
 
 @st.composite
 def train_configs(draw: st.DrawFn) -> TrainConfig:
     """Draw a training config with either image encoder."""
-    shared = {"depth": draw(sizes), "num_kv_heads": draw(sizes), "head_dim": draw(sizes)}
-    gemmas = st.builds(GemmaConfig, width=sizes, mlp_dim=sizes, num_heads=sizes, **{k: st.just(v) for k, v in shared.items()})
-    vision = st.builds(SigLIPConfig, width=sizes, depth=sizes) | st.builds(
-        ResNetConfig, widths=st.just((8, 16)), blocks=st.just((1, 2))
-    )
-    model = Pi0Config(
-        backbone=PaliGemmaConfig(vision=draw(vision), language=draw(gemmas), vocab_size=draw(sizes)),
-        expert=draw(gemmas),
-        state_dim=draw(sizes),
-        process=FlowMatching(time=BetaTime(alpha=draw(finite), low=draw(finite)), num_steps=draw(sizes)),
-        compute_dtype=draw(st.sampled_from(["float32", "bfloat16"])),
-    )
-    optimizer = draw(st.builds(OptimizerConfig, peak_rate=finite, warmup_steps=sizes, weight_decay=finite))
-    return TrainConfig(
-        model=model,
-        embodiment=draw(names),
-        image_size=draw(sizes),
-        max_tokens=draw(sizes),
-        normalization=draw(st.sampled_from(["zscore", "quantile"])),
-        optimizer=optimizer,
-        num_steps=draw(sizes),
-        seed=draw(st.integers(0, 2**63)),
-    )
+    with unchecked():
+        shared = {"depth": draw(sizes), "num_kv_heads": draw(sizes), "head_dim": draw(sizes)}
+        gemmas = st.builds(
+            GemmaConfig,
+            width=sizes,
+            mlp_dim=sizes,
+            num_heads=sizes,
+            **{k: st.just(v) for k, v in shared.items()},
+        )
+        vision = st.builds(SigLIPConfig, width=sizes, depth=sizes) | st.builds(
+            ResNetConfig, widths=st.just((8, 16)), blocks=st.just((1, 2)), strides=st.just((1, 1))
+        )
+        model = Pi0Config(
+            backbone=PaliGemmaConfig(vision=draw(vision), language=draw(gemmas), vocab_size=draw(sizes)),
+            expert=draw(gemmas),
+            state_dim=draw(sizes),
+            process=FlowMatching(time=BetaTime(alpha=draw(finite), low=draw(finite)), num_steps=draw(sizes)),
+            compute_dtype=draw(st.sampled_from(["float32", "bfloat16"])),
+        )
+        optimizer = draw(
+            st.builds(OptimizerConfig, peak_rate=finite, warmup_steps=sizes, weight_decay=finite)
+        )
+        return TrainConfig(
+            model=model,
+            embodiment=draw(names),
+            image_size=draw(sizes),
+            max_tokens=draw(sizes),
+            normalization=draw(st.sampled_from(["zscore", "quantile"])),
+            optimizer=optimizer,
+            num_steps=draw(sizes),
+            seed=draw(st.integers(0, 2**63)),
+        )

@@ -37,7 +37,9 @@ def golden_config() -> Pi0Config:
     vision = sizes["siglip"]
     return Pi0Config(
         backbone=PaliGemmaConfig(
-            vision=SigLIPConfig(**{name: vision[name] for name in ("width", "depth", "mlp_dim", "num_heads")}),
+            vision=SigLIPConfig(
+                **{name: vision[name] for name in ("width", "depth", "mlp_dim", "num_heads")}
+            ),
             language=GemmaConfig(**sizes["paligemma"]),
             vocab_size=sizes["vocab_size"],
         ),
@@ -132,7 +134,10 @@ def _gemma(golden: Golden, depth: int, expert: str) -> Pairs:
     yield "final_norm.scale", golden[f"{root}/final_norm{expert}/scale"]
     for index in range(depth):
         layer = f"layers.{index}"
-        yield f"{layer}.attention_norm.scale", golden[f"{root}/layers/pre_attention_norm{expert}/scale"][index]
+        yield (
+            f"{layer}.attention_norm.scale",
+            golden[f"{root}/layers/pre_attention_norm{expert}/scale"][index],
+        )
         yield f"{layer}.feed_forward_norm.scale", golden[f"{root}/layers/pre_ffw_norm{expert}/scale"][index]
         queries = golden[f"{root}/layers/attn/q_einsum{expert}/w"][index]  # [head, width, head_dim]
         keys, values = golden[f"{root}/layers/attn/kv_einsum{expert}/w"][index]  # [kv_head, width, head_dim]

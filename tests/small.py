@@ -67,7 +67,9 @@ def demonstrate(folder: Path, *, num_episodes: int, seed: int = 0) -> LeRobotDat
     partial.mkdir(parents=True)
     for index in range(num_episodes):
         color = list(COLORS)[index % len(COLORS)]
-        write_shard(partial, index, _walk(Navigation2D(color), seed * 100_000 + index), fps=NAVIGATION2D.rate)
+        write_shard(
+            partial, index, _walk(Navigation2D(color), seed * 100_000 + index), embodiment=NAVIGATION2D
+        )
     merge_shards(partial, folder, embodiment=NAVIGATION2D)
     return LeRobotDataset.open(folder)
 

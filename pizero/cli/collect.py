@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pizero.cli.options import FIVE_TASKS, say
+from pizero.cli.options import FIVE_TASKS, Json, say
 from pizero.data.lerobot import LeRobotDataset
 from pizero.envs.collect import CollectConfig
 from pizero.envs.collect import collect as collect_dataset
@@ -18,25 +18,25 @@ def collect(
     *,
     tasks: tuple[str, ...] = FIVE_TASKS,
     episodes_per_task: int = CollectConfig.episodes_per_task,
-    noise: float = CollectConfig.noise,
     seed: int = 0,
     workers: int = default_workers(),
-    as_json: bool = False,
+    as_json: Json = False,
 ) -> None:
-    """Record demonstrations of Meta-World tasks by scripted experts, as a LeRobot v3.0 dataset with h264 video.
+    """Record demonstrations of Meta-World tasks by scripted experts, as a LeRobot v3.0 dataset with h264
+    video.
 
-    An interrupted collection goes on where it was; the same seed gives the same bytes with any number of workers.
+    An interrupted collection goes on where it was; the same seed gives the same bytes with any number of
+    workers.
 
     Args:
         output: Folder to write the dataset to.
         tasks: Names of Meta-World tasks.
         episodes_per_task: Successful demonstrations of each task.
-        noise: Standard deviation of the noise on executed actions; the recorded ones are the expert's own.
-        seed: Decides every scene and all noise.
+        seed: Decides every scene and every push.
         workers: Processes that simulate side by side.
         as_json: Print the summary as JSON.
     """
-    config = CollectConfig(tasks=tasks, episodes_per_task=episodes_per_task, noise=noise, seed=seed)
+    config = CollectConfig(tasks=tasks, episodes_per_task=episodes_per_task, seed=seed)
     recorded = collect_dataset(config, output, num_workers=workers)
     dataset = LeRobotDataset.open(output)
     summary = {
@@ -51,7 +51,7 @@ def collect(
         print(json.dumps(summary))
         return
     say(
-        f"{output}: {len(dataset.episodes)} episodes ({recorded} recorded now), {dataset.num_frames} frames at "
-        f"{dataset.fps:g} Hz, cameras {', '.join(dataset.camera_names)}",
+        f"{output}: {len(dataset.episodes)} episodes ({recorded} recorded now), {dataset.num_frames} frames "
+        f"at {dataset.fps:g} Hz, cameras {', '.join(dataset.camera_names)}",
         next_command=f"pizero stats {output}",
     )

@@ -30,10 +30,11 @@ def demo(
     workers: int = default_workers(),
     dry_run: bool = False,
 ) -> None:
-    """Teach one π0 policy five tasks from pixels and run it in closed loop: collect, stats, train, evaluate, report.
+    """Teach one π0 policy five tasks from pixels and run it in closed loop: collect, stats, train, evaluate,
+    report.
 
-    Stages that finished are not done again, and the one that was interrupted goes on: Ctrl-C and the same command
-    at any time. Every stage is a public verb; this prints each with its arguments before running it.
+    Stages that finished are not done again, and the one that was interrupted goes on: Ctrl-C and the same
+    command at any time. Every stage is a public verb; this prints each with its arguments before running it.
 
     Args:
         output: Folder of the run.
@@ -90,5 +91,6 @@ def demo(
     if not dry_run:
         total = sum(read_stages(output / "stages.json").seconds.values())
         result = json.loads((output / "report.json").read_text(encoding="utf-8"))
-        print(f"\nsolved {result['success_rate']:.0%} of {result['episodes']} episodes after {total / 60:.1f} minutes")
+        rate, episodes = result["success_rate"], result["episodes"]
+        print(f"\nsolved {rate:.0%} of {episodes} episodes after {total / 60:.1f} minutes")
         print(f"open {output / 'report.html'} in a browser")

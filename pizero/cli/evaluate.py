@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from pizero.cli.options import FIVE_TASKS, say
-from pizero.envs.evaluate import EpisodeResult, EvaluateConfig, wilson_interval
+from pizero.cli.options import FIVE_TASKS, Json, say
+from pizero.envs.evaluate import EvaluateConfig
 from pizero.envs.evaluate import evaluate as evaluate_policy
 from pizero.envs.workers import default_workers
+from pizero.results import summarize
 
 
 def evaluate(
@@ -28,12 +27,12 @@ def evaluate(
     videos: int = EvaluateConfig.num_videos,
     seed: int = 0,
     workers: int = default_workers(),
-    as_json: bool = False,
+    as_json: Json = False,
 ) -> None:
     """Run a policy in closed loop on scenes that no demonstration shows, and count successes.
 
-    Finished episodes are kept, so an interrupted evaluation goes on where it was; the result does not depend on
-    the number of workers.
+    Finished episodes are kept, so an interrupted evaluation goes on where it was; the result does not depend
+    on the number of workers.
 
     Args:
         policy: Policy folder.
@@ -67,24 +66,8 @@ def evaluate(
     for task, row in [*summary["tasks"].items(), ("all", summary)]:
         low, high = row["interval"]
         counts = f"{row['successes']}/{row['episodes']}"
-        table.add_row(task, counts, f"{row['success_rate']:.2f}", f"{low:.2f}–{high:.2f}", str(row["median_steps"]))
+        table.add_row(
+            task, counts, f"{row['success_rate']:.2f}", f"{low:.2f}–{high:.2f}", str(row["median_steps"])
+        )
     Console().print(table)
     say(f"{folder}: {summary['episodes']} episodes", next_command=f"pizero report {folder.parent}")
-
-
-def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
-    """Return success rates with Wilson 95 % intervals, over all episodes and per task."""
-    tasks = dict.fromkeys(result.task for result in results)
-    per_task = {task: _row([result for result in results if result.task == task]) for task in tasks}
-    return {**_row(results), "tasks": per_task}
-
-
-def _row(results: Sequence[EpisodeResult]) -> dict[str, Any]:
-    solved = sorted(result.steps for result in results if result.success)
-    return {
-        "success_rate": len(solved) / len(results),
-        "interval": wilson_interval(len(solved), len(results)),
-        "successes": len(solved),
-        "episodes": len(results),
-        "median_steps": solved[len(solved) // 2] if solved else None,
-    }

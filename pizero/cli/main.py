@@ -13,7 +13,7 @@ from pizero.cli.evaluate import evaluate
 from pizero.cli.report import report
 from pizero.cli.stats import stats
 from pizero.cli.train import train
-from pizero.training.loop import Interrupted
+from pizero.training.loop import InterruptedRunError
 
 VERBS = {
     "demo": demo,
@@ -24,13 +24,14 @@ VERBS = {
     "report": report,
 }
 
-DESCRIPTION = """π0 robot policies: collect demonstrations, train, evaluate in closed loop, look at the result.
+DESCRIPTION = """π0 robot policies: demonstrate, train, evaluate in closed loop, look at the result.
 
-Start with `pizero demo`: it runs all of the verbs below in a row, from nothing to a policy that drives a simulated
-arm, in about a quarter of an hour on two CPU cores. Each verb says what it wrote and what to run next.
+Start with `pizero demo`: it runs all of the verbs below in a row, from nothing to a policy that drives a
+simulated arm, in about a quarter of an hour on two CPU cores. Each verb says what it wrote and what to run
+next.
 
-Exit status: 0 done, 1 a failure of the program, 2 wrong input (one sentence says what), 130 interrupted (the same
-command goes on)."""
+Exit status: 0 done, 1 a failure of the program, 2 wrong input (one sentence says what), 130 interrupted (the
+same command goes on)."""
 
 
 def main() -> None:
@@ -42,12 +43,12 @@ def main() -> None:
             raise
         sys.stderr.write(f"pizero: {error}\n")
         sys.exit(2)
-    except (Interrupted, KeyboardInterrupt) as interruption:
+    except (InterruptedRunError, KeyboardInterrupt) as interruption:
         sys.stderr.write(f"pizero: {interruption or 'interrupted'}; run the same command to go on\n")
         sys.exit(130)
 
 
-CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
+CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
 if __name__ == "__main__":
     main()

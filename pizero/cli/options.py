@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import tyro
+
+Json = Annotated[bool, tyro.conf.arg(name="json")]
+"""A flag `--json`, whatever the parameter is called."""
+
 FIVE_TASKS = ("button-press-topdown", "drawer-open", "door-open", "reach", "window-open")
 """The tasks of `pizero demo`."""
 

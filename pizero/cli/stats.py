@@ -8,14 +8,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pizero.cli.options import say
+from pizero.cli.options import Json, say
 from pizero.contract import FieldStatistics
 from pizero.data.lerobot import LeRobotDataset
 from pizero.data.statistics import compute_statistics, degenerate_dimensions
 from pizero.records import to_data, write_record
 
 
-def stats(dataset: Path, /, *, output: Path | None = None, as_json: bool = False) -> None:
+def stats(dataset: Path, /, *, output: Path | None = None, as_json: Json = False) -> None:
     """Compute exact statistics of a dataset's states and actions from its columns alone, in seconds.
 
     Args:
@@ -38,7 +38,9 @@ def stats(dataset: Path, /, *, output: Path | None = None, as_json: bool = False
     ):
         console.print(_table(title, names, field))
         for index in degenerate_dimensions(field):
-            say(f"{title} dimension {names[index]!r} hardly moves (standard deviation {field.std[index]:.2g})")
+            say(
+                f"{title} dimension {names[index]!r} hardly moves (standard deviation {field.std[index]:.2g})"
+            )
     say(
         f"{target}: {statistics.state.count} frames",
         next_command=f"pizero train --dataset {dataset} --statistics {target}",

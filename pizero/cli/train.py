@@ -67,7 +67,8 @@ def make_contract(config: TrainConfig, dataset: LeRobotDataset, statistics: Path
     for what, ours, theirs in zip(("states", "actions", "cameras", "rate"), expected, found, strict=True):
         if ours != theirs:
             raise ValueError(
-                f"the recipe is for the robot {embodiment.name!r}, whose {what} are {ours}; the dataset has {theirs}"
+                f"the recipe is for the robot {embodiment.name!r}, whose {what} are {ours}; "
+                f"the dataset has {theirs}"
             )
     return Contract(
         embodiment=embodiment,

@@ -26,7 +26,9 @@ def action_windows(
 def split_episodes(
     dataset: LeRobotDataset, held_out: float, seed: int
 ) -> tuple[list[EpisodeInfo], list[EpisodeInfo]]:
-    """Return episodes to train on and episodes to hold out: that share of each task's, rounded up, but never all."""
+    """Return episodes to train on and episodes to hold out: that share of each task's, rounded up, but never
+    all.
+    """
     rng = np.random.default_rng(seed)
     by_task: dict[tuple[str, ...], list[EpisodeInfo]] = {}
     for episode in dataset.episodes:

@@ -14,8 +14,8 @@ def resize_with_pad(
 ) -> UInt8[np.ndarray, "size size 3"]:
     """Scale an image into a `size` x `size` square, keeping its shape, with black bars around it.
 
-    Bilinear with antialiasing (PIL), new sides truncated to integers, the odd pixel at the bottom or right: what
-    openpi's data pipeline and client do. An image of that size already is returned as it is.
+    Bilinear with antialiasing (PIL), new sides truncated to integers, the odd pixel at the bottom or right:
+    what openpi's data pipeline and client do. An image of that size already is returned as it is.
     """
     height, width = image.shape[:2]
     if (height, width) == (size, size):

@@ -1,4 +1,6 @@
-"""LeRobot v3.0 datasets, read natively: columns from parquet, pictures from video, nothing of `lerobot` needed."""
+"""LeRobot v3.0 datasets, read natively: columns from parquet, pictures from video, nothing of `lerobot`
+needed.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ VERSION = "v3.0"
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeInfo:
-    """One episode: its frames are `start … start + length - 1`; its pictures begin at a time of a file, per camera."""
+    """One episode: its frames are `start … start + length - 1`; its pictures begin at a time of a file, per
+    camera.
+    """
 
     index: int
     start: int
@@ -33,6 +37,7 @@ class EpisodeInfo:
 
     @property
     def end(self) -> int:
+        """Return the frame after the last."""
         return self.start + self.length
 
 
@@ -42,7 +47,9 @@ class LeRobotDataset:
     `states` and `actions` have one row a frame, in robot units and recorded order.
     """
 
-    def __init__(self, folder: Path, info: dict[str, Any], table: pa.Table, episodes: list[EpisodeInfo]) -> None:
+    def __init__(
+        self, folder: Path, info: dict[str, Any], table: pa.Table, episodes: list[EpisodeInfo]
+    ) -> None:
         self.folder, self.info, self.table = folder, info, table
         self.episodes = tuple(episodes)
         self.fps = float(info["fps"])
@@ -60,7 +67,9 @@ class LeRobotDataset:
         episodes = _read_episodes(folder, info)
         files = sorted(folder.glob("data/*/*.parquet"))
         if not files:
-            raise ValueError(f"{folder} has no data: expected data/chunk-…/file-….parquet; copy the whole dataset again")
+            raise ValueError(
+                f"{folder} has no data: expected data/chunk-…/file-….parquet; copy the whole dataset again"
+            )
         table = pa.concat_tables([_read_parquet(path) for path in files], promote_options="permissive")
         if len(table) != info["total_frames"] or len(episodes) != info["total_episodes"]:
             raise ValueError(
@@ -71,21 +80,28 @@ class LeRobotDataset:
 
     @property
     def camera_names(self) -> tuple[str, ...]:
-        return tuple(key.removeprefix(IMAGE_PREFIX) for key in self.info["features"] if key.startswith(IMAGE_PREFIX))
+        """Return the cameras, in the order of the features."""
+        return tuple(
+            key.removeprefix(IMAGE_PREFIX) for key in self.info["features"] if key.startswith(IMAGE_PREFIX)
+        )
 
     @property
     def state_names(self) -> tuple[str, ...]:
+        """Return the names of the state's dimensions."""
         return _names(self.info["features"][STATE])
 
     @property
     def action_names(self) -> tuple[str, ...]:
+        """Return the names of the actions' dimensions."""
         return _names(self.info["features"][ACTION])
 
     def image_shape(self, camera: str) -> tuple[int, int]:
         """Return a camera's height and width."""
         feature = self.info["features"][image_key(camera)]
         shape, names = feature["shape"], feature["names"]
-        height, width = (shape[1], shape[2]) if names and names[0].startswith("channel") else (shape[0], shape[1])
+        height, width = (
+            (shape[1], shape[2]) if names and names[0].startswith("channel") else (shape[0], shape[1])
+        )
         return height, width
 
     def task_of_frame(self, frame: int) -> str:
@@ -98,7 +114,7 @@ class LeRobotDataset:
         out: UInt8[np.ndarray, "frame height width 3"],
         visit: Callable[[int], None] | None = None,
     ) -> None:
-        """Write every picture of a camera into `out`, decoding each once; `visit` is told how many are new."""
+        """Write every picture of a camera into `out`, each decoded once; `visit` is told how many are new."""
         for episode in self.episodes:
             out[episode.start : episode.end] = self.images(camera, range(episode.start, episode.end))
             if visit is not None:
@@ -123,7 +139,9 @@ class LeRobotDataset:
 
     def _vectors(self, key: str) -> np.ndarray:
         if key not in self.table.column_names:
-            raise ValueError(f"{self.folder} has no column {key!r}; it has {', '.join(self.table.column_names)}")
+            raise ValueError(
+                f"{self.folder} has no column {key!r}; it has {', '.join(self.table.column_names)}"
+            )
         values = self.table.column(key).combine_chunks()
         if pa.types.is_list(values.type) or pa.types.is_fixed_size_list(values.type):
             flat = values.flatten().to_numpy(zero_copy_only=False)
@@ -135,15 +153,18 @@ def _read_info(folder: Path) -> dict[str, Any]:
     path = folder / "meta" / "info.json"
     if not path.is_file():
         if partial_folder(folder).exists():
-            raise ValueError(f"the dataset {folder} is half-written; run the command that writes it again to go on")
+            raise ValueError(
+                f"the dataset {folder} is half-written; run the command that writes it again to go on"
+            )
         raise ValueError(
-            f"{folder} is not a LeRobot dataset: expected {path}, found none. `pizero collect {folder}` makes one"
+            f"{folder} is not a LeRobot dataset: expected {path}, found none. "
+            f"`pizero collect {folder}` makes one"
         )
     info = json.loads(path.read_text(encoding="utf-8"))
     if info.get("codebase_version") != VERSION:
         raise ValueError(
-            f"{folder} is a LeRobot dataset of version {info.get('codebase_version')!r}, expected {VERSION!r}; "
-            f"convert it with LeRobot's own converter"
+            f"{folder} is a LeRobot dataset of version {info.get('codebase_version')!r}, expected "
+            f"{VERSION!r}; convert it with LeRobot's own converter"
         )
     return info
 
@@ -160,15 +181,21 @@ def _read_tasks(folder: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise ValueError(f"expected {path}, found none; copy the whole dataset again")
     table = _read_parquet(path)
-    (text,) = (name for name in table.column_names if pa.types.is_string(table.schema.field(name).type)
-               or pa.types.is_large_string(table.schema.field(name).type))
+    (text,) = (
+        name
+        for name in table.column_names
+        if pa.types.is_string(table.schema.field(name).type)
+        or pa.types.is_large_string(table.schema.field(name).type)
+    )
     return tuple(table.column(text).to_pylist())
 
 
 def _read_episodes(folder: Path, info: dict[str, Any]) -> list[EpisodeInfo]:
     files = sorted(folder.glob("meta/episodes/*/*.parquet"))
     if not files:
-        raise ValueError(f"expected {folder}/meta/episodes/chunk-…/file-….parquet, found none; copy the dataset again")
+        raise ValueError(
+            f"expected {folder}/meta/episodes/chunk-…/file-….parquet, found none; copy the dataset again"
+        )
     cameras = [key for key, feature in info["features"].items() if feature["dtype"] == "video"]
     episodes: list[EpisodeInfo] = []
     for path in files:

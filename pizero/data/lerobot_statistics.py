@@ -1,7 +1,8 @@
-"""The statistics that LeRobot's format keeps of each episode and of the whole; ours are exact, but for quantiles.
+"""The statistics that LeRobot's format keeps of each episode and of the whole; ours are exact, but for
+quantiles.
 
-Quantiles of the whole are the count-weighted mean of the episodes', which is what LeRobot 0.4 writes. What a policy
-is normalised with never comes from here (see `pizero/data/statistics.py`).
+Quantiles of the whole are the count-weighted mean of the episodes', which is what LeRobot 0.4 writes. What a
+policy is normalised with never comes from here (see `pizero/data/statistics.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ def episode_statistics(
     features = {STATE: _statistics(states), ACTION: _statistics(actions)}
     for camera, frames in images.items():
         count = max(min(100, len(frames)), min(int(len(frames) ** 0.75), 10_000))
-        chosen = frames[np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int))]
+        chosen = frames[
+            np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int))
+        ]
         flat = _statistics(chosen.reshape(-1, 3).astype(np.float64) / 255.0)
         shaped = {name: [[[value]] for value in values] for name, values in flat.items() if name != "count"}
         features[image_key(camera)] = shaped | {"count": [len(chosen)]}

@@ -1,7 +1,8 @@
-"""Writing LeRobot v3.0 datasets, episode by episode, from many processes, resumable, and the same bytes each time.
+"""Writing LeRobot v3.0 datasets, episode by episode, from many processes, resumable, and the same bytes each
+time.
 
-Each episode is first a shard of its own under `<dataset>.partial/shards`, whole or absent. When all are there they
-are merged in order, videos by stream copy, and the folder gets its name.
+Each episode is first a shard of its own under `<dataset>.partial/shards`, whole or absent. When all are there
+they are merged in order, videos by stream copy, and the folder gets its name.
 """
 
 from __future__ import annotations
@@ -51,20 +52,32 @@ def finished_shards(partial: Path) -> set[int]:
     return {int(path.name.removeprefix("episode_")) for path in (partial / "shards").glob("episode_??????")}
 
 
-def write_shard(partial: Path, index: int, episode: Episode, *, fps: float) -> None:
-    """Write one episode, whole or not at all; ValueError if its parts do not fit together."""
+def write_shard(partial: Path, index: int, episode: Episode, *, embodiment: Embodiment) -> None:
+    """Write one episode, whole or not at all; ValueError if its parts do not fit together or to the robot."""
     length = len(episode.states)
-    lengths = {"actions": len(episode.actions)} | {name: len(images) for name, images in episode.images.items()}
+    lengths = {"actions": len(episode.actions)} | {
+        name: len(images) for name, images in episode.images.items()
+    }
     wrong = {name: number for name, number in lengths.items() if number != length}
     if length == 0 or wrong:
-        raise ValueError(f"expected {length} steps in every part of episode {index}, found {wrong or 'none at all'}")
+        raise ValueError(
+            f"expected {length} steps in every part of episode {index}, found {wrong or 'none at all'}"
+        )
+    shapes = {camera.name: (length, camera.height, camera.width, 3) for camera in embodiment.cameras}
+    expected = {"states": (length, embodiment.state_dim), "actions": (length, embodiment.action_dim)} | shapes
+    found = {"states": episode.states.shape, "actions": episode.actions.shape}
+    found |= {name: images.shape for name, images in episode.images.items()}
+    if found != expected:
+        raise ValueError(
+            f"episode {index} does not fit {embodiment.name}: expected {expected}, found {found}"
+        )
     target = shard_folder(partial, index)
     building = target.with_name(target.name + ".partial")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     statistics = episode_statistics(episode.states, episode.actions, episode.images)
     for camera, images in episode.images.items():
-        encode_video(building / f"{camera}.mp4", images, fps=fps)
+        encode_video(building / f"{camera}.mp4", images, fps=embodiment.rate)
     columns = {STATE: _vectors(episode.states), ACTION: _vectors(episode.actions)}
     pq.write_table(pa.table(columns), building / "frames.parquet")
     (building / "episode.json").write_text(json.dumps({"task": episode.task, "statistics": statistics}))
@@ -76,7 +89,9 @@ def merge_shards(partial: Path, folder: Path, *, embodiment: Embodiment) -> None
     """Make the dataset `folder` of all shards, in the order of their numbers, and remove the shards."""
     indices = sorted(finished_shards(partial))
     if indices != list(range(len(indices))) or not indices:
-        raise ValueError(f"expected episodes 0 to {max(indices, default=0)} in {partial}, found {len(indices)} of them")
+        raise ValueError(
+            f"expected episodes 0 to {max(indices, default=0)} in {partial}, found {len(indices)} of them"
+        )
     shards = [shard_folder(partial, index) for index in indices]
     records = [json.loads((shard / "episode.json").read_text()) for shard in shards]
     tables = [pq.read_table(shard / "frames.parquet") for shard in shards]
@@ -87,14 +102,18 @@ def merge_shards(partial: Path, folder: Path, *, embodiment: Embodiment) -> None
 
     for part in ("data", "videos", "meta"):
         shutil.rmtree(partial / part, ignore_errors=True)
-    _write_data(partial, tables, [tasks.index(record["task"]) for record in records], starts, embodiment, features)
+    _write_data(
+        partial, tables, [tasks.index(record["task"]) for record in records], starts, embodiment, features
+    )
     for camera in embodiment.camera_names:
         path = partial / "videos" / image_key(camera) / f"{CHUNK}.mp4"
         path.parent.mkdir(parents=True)
         join_videos(path, [shard / f"{camera}.mp4" for shard in shards])
     _write_tasks(partial, tasks)
     _write_episodes(partial, records, lengths, starts, embodiment)
-    _write_json(partial / "meta" / "stats.json", merge_statistics([record["statistics"] for record in records]))
+    _write_json(
+        partial / "meta" / "stats.json", merge_statistics([record["statistics"] for record in records])
+    )
     info = {
         "codebase_version": "v3.0",
         "robot_type": embodiment.name,
@@ -170,9 +189,13 @@ def _write_tasks(partial: Path, tasks: Sequence[str]) -> None:
         "creator": {"library": "pyarrow", "version": pa.__version__},
         "pandas_version": "2.2.3",
     }
-    table = pa.table({"task_index": pa.array(range(len(tasks)), pa.int64()), "task": pa.array(tasks, pa.string())})
+    table = pa.table(
+        {"task_index": pa.array(range(len(tasks)), pa.int64()), "task": pa.array(tasks, pa.string())}
+    )
     (partial / "meta").mkdir(parents=True, exist_ok=True)
-    pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(pandas)}), partial / "meta" / "tasks.parquet")
+    pq.write_table(
+        table.replace_schema_metadata({"pandas": json.dumps(pandas)}), partial / "meta" / "tasks.parquet"
+    )
 
 
 def _write_episodes(

@@ -99,8 +99,8 @@ def batches(
             for step in steps:
                 if not put(samples.batch(frames_of_step(frames, batch_size, seed, step), device)):
                     return
-        except BaseException as error:  # noqa: BLE001 - handed to the training thread, which raises it
-            put(error)
+        except BaseException as error:
+            put(error)  # the training thread raises it
 
     thread = threading.Thread(target=prepare, name="batches", daemon=True)
     thread.start()

@@ -14,7 +14,8 @@ from pizero.types import ActionChunk, Batch, Example, Inputs, Observation
 class Normalizer:
     """An invertible affine map per dimension, from robot units to about [-1, 1].
 
-    z-score: `(x - mean) / (std + 1e-6)`; quantile: `2 (x - q01) / (q99 - q01 + 1e-6) - 1` (openpi's formulas).
+    z-score: `(x - mean) / (std + 1e-6)`; quantile: `2 (x - q01) / (q99 - q01 + 1e-6) - 1` (openpi's
+    formulas).
     """
 
     def __init__(self, statistics: FieldStatistics, normalization: Normalization) -> None:
@@ -45,7 +46,9 @@ class Processor:
         self.actions = Normalizer(contract.statistics.actions, contract.normalization)
 
     def encode(self, observation: Observation) -> Inputs:
-        """Return what the model reads, in numpy and unbatched; ValueError if the observation breaks the contract."""
+        """Return what the model reads, in numpy and unbatched; ValueError if the observation breaks the
+        contract.
+        """
         embodiment = self.contract.embodiment
         if observation.state.shape != (embodiment.state_dim,):
             raise ValueError(
@@ -57,8 +60,12 @@ class Processor:
             raise ValueError(f"expected a finite state, found {observation.state.tolist()}")
         names = embodiment.camera_names
         if set(observation.images) != set(names):
-            raise ValueError(f"expected the cameras {', '.join(names)}, found {', '.join(observation.images) or 'none'}")
-        pictures = [resize_with_pad(self._picture(observation, name), self.contract.image_size) for name in names]
+            raise ValueError(
+                f"expected the cameras {', '.join(names)}, found {', '.join(observation.images) or 'none'}"
+            )
+        pictures = [
+            resize_with_pad(self._picture(observation, name), self.contract.image_size) for name in names
+        ]
         return Inputs(
             images=np.stack(pictures).transpose(0, 3, 1, 2),
             camera_valid=np.ones(len(names), dtype=bool),
@@ -82,6 +89,7 @@ class Processor:
         picture = observation.images[name]
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise ValueError(
-                f"expected camera {name!r} as uint8 [height, width, 3], found {picture.dtype} {list(picture.shape)}"
+                f"expected camera {name!r} as uint8 [height, width, 3], "
+                f"found {picture.dtype} {list(picture.shape)}"
             )
         return picture

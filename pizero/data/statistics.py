@@ -10,15 +10,17 @@ from pizero.data.lerobot import LeRobotDataset
 
 
 def field_statistics(values: Float[np.ndarray, "frame dimension"]) -> FieldStatistics:
-    """Return exact statistics per dimension, accumulated in float64; ValueError on a value that is not finite."""
+    """Return exact statistics per dimension, accumulated in float64; ValueError on a value that is not
+    finite.
+    """
     if len(values) == 0:
         raise ValueError("expected at least one frame to take statistics of, found none")
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         frame, dimension = bad[0]
         raise ValueError(
-            f"expected finite numbers, found {len(bad)} that are not, first {values[frame, dimension]} in frame "
-            f"{frame}, dimension {dimension}; remove or repair these frames"
+            f"expected finite numbers, found {len(bad)} that are not, first {values[frame, dimension]} in "
+            f"frame {frame}, dimension {dimension}; remove or repair these frames"
         )
     exact = values.astype(np.float64)
     low, high = np.quantile(exact, [0.01, 0.99], axis=0)
@@ -39,5 +41,5 @@ def compute_statistics(dataset: LeRobotDataset) -> Statistics:
 
 
 def degenerate_dimensions(statistics: FieldStatistics) -> list[int]:
-    """Return the dimensions that hardly move (standard deviation below 1e-4): normalising them means little."""
+    """Return the dimensions that hardly move (standard deviation below 1e-4)."""
     return [index for index, deviation in enumerate(statistics.std) if deviation < 1e-4]

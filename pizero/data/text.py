@@ -11,7 +11,7 @@ NUM_SPECIAL = 3
 
 
 class ByteTokenizer:
-    """UTF-8 bytes shifted past padding (0), end (1) and begin (2), as PaliGemma numbers its special tokens."""
+    """UTF-8 bytes shifted past padding (0), end (1) and begin (2), numbered as PaliGemma's."""
 
     vocab_size = NUM_SPECIAL + 256
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.codec.context import Flags
+from av.container import InputContainer
+from av.error import FFmpegError
 from jaxtyping import UInt8
 
 TOLERANCE = 1e-3
@@ -19,8 +22,8 @@ def encode_video(
 ) -> None:
     """Write frames as an h264 mp4 that starts with a key frame; the same frames always give the same bytes.
 
-    `quality` is x264's constant rate factor: 18 is near to lossless for the eye, higher is smaller. ValueError if
-    a side is odd or a frame is not like the first.
+    `quality` is x264's constant rate factor: 18 is near to lossless for the eye, higher is smaller.
+    ValueError if a side is odd or a frame is not like the first.
     """
     iterator = iter(frames)
     first = next(iterator, None)
@@ -35,11 +38,13 @@ def encode_video(
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.gop_size = 2
         stream.codec_context.thread_count = 1
-        stream.codec_context.flags |= av.codec.context.Flags.bitexact
+        stream.codec_context.flags |= Flags.bitexact
         stream.options = {"crf": str(quality), "preset": "veryfast", "bf": "0"}
         for frame in _chain(first, iterator):
             if frame.shape != first.shape:
-                raise ValueError(f"expected frames of {width}×{height}, found {frame.shape[1]}×{frame.shape[0]}")
+                raise ValueError(
+                    f"expected frames of {width}×{height}, found {frame.shape[1]}×{frame.shape[0]}"
+                )
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
     partial.replace(path)
@@ -73,13 +78,13 @@ def join_videos(path: Path, parts: Sequence[Path]) -> None:
     partial.replace(path)
 
 
-def open_video(path: Path) -> av.container.InputContainer:
+def open_video(path: Path) -> InputContainer:
     """Open a video; ValueError if the file is missing or is no video."""
     if not path.is_file():
         raise ValueError(f"expected a video at {path}, found none; copy the whole dataset again")
     try:
         return av.open(str(path))
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise ValueError(f"{path} is not a video that FFmpeg reads ({error}); it may be truncated") from None
 
 
@@ -91,7 +96,7 @@ def decode_video(path: Path) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
         try:
             for frame in container.decode(stream):
                 yield frame.to_ndarray(format="rgb24")
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             raise ValueError(f"{path} cannot be decoded to its end ({error}); it may be truncated") from None
 
 
@@ -119,5 +124,7 @@ def read_frames(
             if len(found) == len(times) or moment > wanted + 1.0:
                 break
     if len(found) < len(times):
-        raise ValueError(f"{path} has no frame at {times[len(found)]:.4f} s; it may be truncated or of another rate")
+        raise ValueError(
+            f"{path} has no frame at {times[len(found)]:.4f} s; it may be truncated or of another rate"
+        )
     return np.stack(found)

@@ -1,4 +1,6 @@
-"""Demonstrations by scripted experts: several processes, one LeRobot dataset, the same bytes for the same seed."""
+"""Demonstrations by scripted experts: several processes, one LeRobot dataset, the same bytes for the same
+seed.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,18 @@ EPISODES_PER_JOB = 5
 class CollectConfig:
     """What to demonstrate.
 
-    The expert's clean action is recorded, while the executed one is disturbed by Gaussian noise of standard
-    deviation `noise` (Laskey et al. 2017, DART): the dataset shows how to come back from where a policy strays.
-    An episode goes on for `steps_after_success` steps once the task is solved; episodes that fail are not kept.
+    A share `pushed` of the demonstrations begins where a policy may stray: the expert acts unseen for up to
+    `lead_in` steps, then the hand is pushed one way for up to `push` steps. What is recorded from there on is
+    executed as recorded: noise added to executed actions would make the rest of a chunk the expert's answer
+    to noise that nobody can foresee (docs/log.md has the figures). A recording goes on for
+    `steps_after_success` steps once the task is solved; episodes in which the expert fails are not kept.
     """
 
     tasks: tuple[str, ...]
-    episodes_per_task: int = 100
-    noise: float = 0.3
+    episodes_per_task: int = 150
+    pushed: float = 0.7
+    lead_in: int = 20
+    push: int = 4
     steps_after_success: int = 4
     seed: int = 0
 
@@ -44,23 +50,26 @@ class CollectConfig:
             if task not in TASKS:
                 raise ValueError(f"unknown task {task!r}: {nearest(task, TASKS)}")
         if len(set(self.tasks)) != len(self.tasks) or not self.tasks:
-            raise ValueError(f"expected at least one task and each once, found {', '.join(self.tasks) or 'none'}")
-        if self.episodes_per_task < 1 or self.noise < 0 or self.steps_after_success < 0:
             raise ValueError(
-                f"expected episodes_per_task ≥ 1, noise ≥ 0 and steps_after_success ≥ 0, found "
-                f"{self.episodes_per_task}, {self.noise} and {self.steps_after_success}"
+                f"expected at least one task and each once, found {', '.join(self.tasks) or 'none'}"
+            )
+        if self.episodes_per_task < 1 or not 0 <= self.pushed <= 1:
+            raise ValueError(
+                f"expected episodes_per_task ≥ 1 and a share `pushed` in [0, 1], found "
+                f"{self.episodes_per_task} and {self.pushed}"
             )
 
     @property
     def num_episodes(self) -> int:
+        """Return how many episodes the dataset gets."""
         return len(self.tasks) * self.episodes_per_task
 
 
 def collect(config: CollectConfig, folder: Path, *, num_workers: int) -> int:
     """Write the dataset `folder`; return how many episodes were recorded now. What exists already is kept.
 
-    An interrupted collection goes on where it was. ValueError if the folder holds a dataset that was collected
-    with another config.
+    An interrupted collection goes on where it was. ValueError if the folder holds a dataset that was
+    collected with another config.
     """
     if _is_finished(config, folder):
         return 0
@@ -70,7 +79,9 @@ def collect(config: CollectConfig, folder: Path, *, num_workers: int) -> int:
     jobs = [
         (task, [index for index in indices if index not in done])
         for position, task in enumerate(config.tasks)
-        for indices in _chunks(range(position * config.episodes_per_task, (position + 1) * config.episodes_per_task))
+        for indices in _chunks(
+            range(position * config.episodes_per_task, (position + 1) * config.episodes_per_task)
+        )
     ]
     jobs = [(task, indices) for task, indices in jobs if indices]
     with (
@@ -92,8 +103,8 @@ def _is_finished(config: CollectConfig, folder: Path) -> bool:
             found = differences(to_data(config), to_data(read_record(CollectConfig, path)))
             if found:
                 raise ValueError(
-                    f"{folder} was collected with another config (asked ≠ there): {'; '.join(found)}. Nothing was "
-                    f"changed. Name another folder, or remove this one"
+                    f"{folder} was collected with another config (asked ≠ there): {'; '.join(found)}. "
+                    f"Nothing was changed. Name another folder, or remove this one"
                 )
     if folder.exists():
         if not (folder / "meta" / "collect.json").exists():
@@ -117,18 +128,20 @@ def record(config: CollectConfig, task: str, indices: Sequence[int], folder: Pat
     """Demonstrate some episodes of one task, each into a shard of its own; return how many."""
     environment = _environment(task)
     for index in indices:
-        write_shard(folder, index, demonstrate(config, environment, index), fps=environment.embodiment.rate)
+        write_shard(folder, index, demonstrate(config, environment, index), embodiment=environment.embodiment)
     return len(indices)
 
 
 def demonstrate(config: CollectConfig, environment: MetaWorld, index: int) -> Episode:
     """Return the first of this episode's attempts in which the expert succeeds."""
     for attempt in range(ATTEMPTS):
-        seed = int(np.random.SeedSequence((config.seed, index, attempt)).generate_state(1)[0] % DEMONSTRATION_SEEDS)
+        seed = int(
+            np.random.SeedSequence((config.seed, index, attempt)).generate_state(1)[0] % DEMONSTRATION_SEEDS
+        )
         episode = _attempt(config, environment, seed)
         if episode is not None:
             return episode
-    raise ValueError(f"the expert of {environment.task} failed {ATTEMPTS} times in a row; lower the noise")
+    raise ValueError(f"the expert of {environment.task} failed {ATTEMPTS} times in a row")
 
 
 DEMONSTRATION_SEEDS = 2**30
@@ -136,21 +149,24 @@ DEMONSTRATION_SEEDS = 2**30
 
 
 def _attempt(config: CollectConfig, environment: MetaWorld, seed: int) -> Episode | None:
-    noise = np.random.default_rng(seed)
     observation = environment.reset(seed)
+    rng = np.random.default_rng(seed)
+    if rng.random() < config.pushed:
+        if _stray(config, environment, rng):
+            return None
+        observation = environment.observe()
     observations, actions = [], []
     remaining: int | None = None
     while remaining is None or remaining > 0:
         action = environment.expert_action()
         observations.append(observation)
         actions.append(action)
-        executed = action + config.noise * noise.standard_normal(action.shape).astype(np.float32)
-        step = environment.step(executed)
+        step = environment.step(action)
         if remaining is not None:
             remaining -= 1
         elif step.success:
             remaining = config.steps_after_success
-        if step.done:
+        if step.done or step.observation is None:
             break
         observation = step.observation
     if remaining is None:
@@ -163,3 +179,14 @@ def _attempt(config: CollectConfig, environment: MetaWorld, seed: int) -> Episod
         },
         task=environment.instruction,
     )
+
+
+def _stray(config: CollectConfig, environment: MetaWorld, rng: np.random.Generator) -> bool:
+    """Let the expert act for a while and push the hand away; return whether that solved the task already."""
+    for _ in range(rng.integers(0, config.lead_in)):
+        if environment.step(environment.expert_action(), render=False).success:
+            return True
+    push = rng.uniform(-1.0, 1.0, size=environment.embodiment.action_dim).astype(np.float32)
+    push[-1] = environment.expert_action()[-1]  # the gripper stays as the expert has it
+    steps = rng.integers(1, config.push + 1)
+    return any(environment.step(push, render=False).success for _ in range(steps))

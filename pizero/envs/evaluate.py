@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import as_completed
@@ -21,6 +20,7 @@ from pizero.policy.controllers import RecedingHorizon
 from pizero.policy.policy import Policy
 from pizero.progress import counting
 from pizero.records import differences, read_record, to_data, write_record
+from pizero.results import EpisodeResult, read_results
 from pizero.weights.folder import MANIFEST, sha256_of
 
 EPISODES_PER_JOB = 5
@@ -50,18 +50,6 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpisodeResult:
-    """How one episode went; `seconds` is its wall-clock time."""
-
-    task: str
-    index: int
-    seed: int
-    success: bool
-    steps: int
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class EvaluationRun:
     """What an evaluation folder belongs to: its config, and the policy by the hash of its manifest."""
 
@@ -69,16 +57,9 @@ class EvaluationRun:
     policy_sha256: str
 
 
-def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return the Wilson score interval of a success rate (Wilson 1927); z = 1.96 gives 95 %."""
-    rate = successes / trials
-    center = rate + z * z / (2 * trials)
-    spread = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
-    return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)
-
-
-def evaluate(config: EvaluateConfig, policy_folder: Path, folder: Path, *, num_workers: int) -> list[EpisodeResult]:
+def evaluate(
+    config: EvaluateConfig, policy_folder: Path, folder: Path, *, num_workers: int
+) -> list[EpisodeResult]:
     """Run all episodes that `folder/episodes.jsonl` does not hold yet, and return all of them in order.
 
     Filmed episodes are written to `folder/videos`. The result does not depend on the number of workers.
@@ -87,7 +68,8 @@ def evaluate(config: EvaluateConfig, policy_folder: Path, folder: Path, *, num_w
     check_policy(Policy.load(policy_folder).contract, config)
     _claim(folder, EvaluationRun(config=config, policy_sha256=sha256_of(policy_folder / MANIFEST)))
     log = folder / "episodes.jsonl"
-    results = _read_results(log)
+    results = read_results(log)
+    log.write_text("".join(json.dumps(asdict(result)) + "\n" for result in results), encoding="utf-8")
     done = {(result.task, result.index) for result in results}
     jobs = []
     for task in config.tasks:
@@ -99,7 +81,10 @@ def evaluate(config: EvaluateConfig, policy_folder: Path, folder: Path, *, num_w
         worker_pool(num_workers) as pool,
         log.open("a", encoding="utf-8") as file,
     ):
-        futures = [pool.submit(run_episodes, config, policy_folder, *job, folder / "videos") for job in jobs]
+        futures = [
+            pool.submit(run_episodes, config, policy_folder, task, indices, folder / "videos")
+            for task, indices in jobs
+        ]
         for future in as_completed(futures):
             for result in future.result():
                 file.write(json.dumps(asdict(result)) + "\n")
@@ -112,13 +97,15 @@ def evaluate(config: EvaluateConfig, policy_folder: Path, folder: Path, *, num_w
 
 
 def check_policy(contract: Contract, config: EvaluateConfig) -> None:
-    """Raise ValueError if a policy was made for another robot than this simulator's, or for shorter chunks."""
+    """Raise ValueError if a policy was made for another robot than this simulator's, or shorter chunks."""
     found = differences(to_data(MetaWorld.default_embodiment), to_data(contract.embodiment))
     if found:
-        raise ValueError(f"the policy was made for another robot (simulator ≠ policy): {'; '.join(found[:5])}")
+        raise ValueError(
+            f"the policy was made for another robot (simulator ≠ policy): {'; '.join(found[:5])}"
+        )
     if not 1 <= config.num_executed <= contract.horizon:
         raise ValueError(
-            f"expected to execute between 1 and {contract.horizon} actions of each chunk, found {config.num_executed}"
+            f"expected to execute 1 to {contract.horizon} actions of each chunk, found {config.num_executed}"
         )
 
 
@@ -129,18 +116,10 @@ def _claim(folder: Path, run: EvaluationRun) -> None:
         found = differences(to_data(run), to_data(read_record(EvaluationRun, path)))
         if found:
             raise ValueError(
-                f"{folder} holds the evaluation of another policy or config (asked ≠ there): {'; '.join(found[:5])}. "
-                f"Nothing was changed. Name another folder, or remove this one"
+                f"{folder} holds the evaluation of another policy or config (asked ≠ there): "
+                f"{'; '.join(found[:5])}. Nothing was changed. Name another folder, or remove this one"
             )
     write_record(path, run)
-
-
-def _read_results(log: Path) -> list[EpisodeResult]:
-    if not log.exists():
-        return []
-    whole = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
-    log.write_text("".join(whole), encoding="utf-8")
-    return [EpisodeResult(**json.loads(line)) for line in whole]
 
 
 @functools.cache

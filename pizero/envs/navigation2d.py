@@ -21,8 +21,8 @@ AGENT_RADIUS = 0.05
 class Navigation2D:
     """Walk over the unit square to the disc that the instruction names; implements `Environment`.
 
-    The state is the point's position; an action moves it by up to 0.1 along each axis. `success` when the point
-    is within 0.08 of the disc's centre. ValueError for an unknown colour.
+    The state is the point's position; an action moves it by up to 0.1 along each axis. `success` when the
+    point is within 0.08 of the disc's centre. ValueError for an unknown colour.
     """
 
     def __init__(self, color: str, *, max_steps: int = 30) -> None:

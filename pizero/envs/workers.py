@@ -16,10 +16,14 @@ def default_workers() -> int:
 
 @contextmanager
 def worker_pool(num_workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Run jobs in spawned processes of one compute thread each; on an error or Ctrl-C, jobs that wait are dropped."""
+    """Run jobs in spawned processes of one compute thread each; on an error or Ctrl-C, jobs that wait are
+    dropped.
+    """
     if num_workers < 1:
         raise ValueError(f"expected at least one worker, found {num_workers}")
-    pool = ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start)
+    pool = ProcessPoolExecutor(
+        num_workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start
+    )
     try:
         yield pool
     finally:

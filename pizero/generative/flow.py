@@ -7,7 +7,7 @@ Time runs from 1 (noise) to 0 (actions) everywhere in this project, as in openpi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,7 @@ Denoise = Callable[[Float[Tensor, "batch horizon action_dim"], Float[Tensor, "ba
 
 @dataclass(frozen=True, kw_only=True)
 class BetaTime:
-    """Training times `low + (1 - low) · Beta(alpha, 1)`: more weight on noisy times (π0 paper, appendix B)."""
+    """Training times `low + (1 - low) · Beta(alpha, 1)`: mostly noisy times (π0 paper, appendix B)."""
 
     alpha: float = 1.5
     low: float = 0.001
@@ -36,7 +36,7 @@ class BetaTime:
 class FlowMatching:
     """The straight path `x_t = t · noise + (1 - t) · actions`, whose velocity is `noise - actions`."""
 
-    time: BetaTime = BetaTime()
+    time: BetaTime = field(default_factory=BetaTime)
     num_steps: int = 10
 
     def corrupt(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -33,7 +33,7 @@ class Pi0Config:
     state_dim: int = 32
     action_dim: int = 32
     horizon: int = 50
-    process: FlowMatching = FlowMatching()
+    process: FlowMatching = field(default_factory=FlowMatching)
     num_draws: int = 1
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -43,8 +43,8 @@ class Pi0Config:
         different = [name for name in shared if getattr(language, name) != getattr(expert, name)]
         if different:
             raise ValueError(
-                f"the expert reads the language model's keys and values layer by layer, so both must agree in "
-                f"{', '.join(shared)}; found {language} and {expert}"
+                f"the expert reads the language model's keys and values layer by layer, so both must agree "
+                f"in {', '.join(shared)}; found {language} and {expert}"
             )
 
 
@@ -63,8 +63,9 @@ class Pi0(DenoisingModel[KeyValues]):
     """The π0 network (Black et al. 2024).
 
     The mask is block-causal, [images and text] → [state] → [actions], so no earlier block sees a later one.
-    Hence the paper's joint forward pass equals this one: keys and values of the prefix from the backbone, then
-    those of the state token from the expert, both computed once; then the expert over the action tokens alone.
+    Hence the paper's joint forward pass equals this one: keys and values of the prefix from the backbone,
+    then those of the state token from the expert, both computed once; then the expert over the action tokens
+    alone.
     """
 
     def __init__(self, config: Pi0Config) -> None:
@@ -83,6 +84,7 @@ class Pi0(DenoisingModel[KeyValues]):
 
     @property
     def compute_dtype(self) -> torch.dtype:
+        """Return the dtype of the transformers and of the image encoder."""
         return torch.bfloat16 if self.config.compute_dtype == "bfloat16" else torch.float32
 
     def observe(self, inputs: Inputs) -> KeyValues:
@@ -93,7 +95,10 @@ class Pi0(DenoisingModel[KeyValues]):
         return prefix.append(self.expert.key_values(state, one, one, past=prefix))
 
     def denoise(
-        self, context: KeyValues, noisy: Float[Tensor, "batch horizon action_dim"], time: Float[Tensor, "batch"]
+        self,
+        context: KeyValues,
+        noisy: Float[Tensor, "batch horizon action_dim"],
+        time: Float[Tensor, "batch"],
     ) -> Float[Tensor, "batch horizon action_dim"]:
         """Return the velocity: all action tokens see the observation and each other."""
         tokens = self.embed_actions(noisy, time).to(self.compute_dtype)

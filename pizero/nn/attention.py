@@ -1,4 +1,4 @@
-"""Who sees whom, where each token stands, and the attention that follows: masks, positions, rotary embedding."""
+"""Who sees whom, where each token stands, and the attention that follows."""
 
 from dataclasses import dataclass
 
@@ -43,7 +43,9 @@ class Rotation:
 
 
 def rotation(positions: Int[Tensor, "batch token"], head_dim: int, base: float = 10_000.0) -> Rotation:
-    """Return the rotation by `position / base^(2i / head_dim)` for each frequency i (RoFormer, section 3.2.2)."""
+    """Return the rotation by `position / base^(2i / head_dim)` for each frequency i (RoFormer, section
+    3.2.2).
+    """
     exponent = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
     angles = positions[..., None].float() / base**exponent
     return Rotation(sin=angles.sin(), cos=angles.cos())
@@ -67,7 +69,8 @@ def attend(
     """Scaled dot-product attention with grouped key-value heads; bias and softmax in float32.
 
     The query heads that share a key-value head are laid along the token axis, so that each group is one
-    matrix product. On a CPU this is as fast as the fused kernel in float32 and three times faster in bfloat16.
+    matrix product. On a CPU this is as fast as the fused kernel in float32 and three times faster in
+    bfloat16.
     """
     batch, num_tokens, num_heads, head_dim = queries.shape
     num_kv_heads = keys.shape[2]

@@ -35,7 +35,7 @@ class GemmaConfig:
 
 @dataclass(frozen=True)
 class KeyValues:
-    """What later tokens need of earlier ones: per layer rotated keys and values, and which tokens are real."""
+    """What later tokens need of earlier ones: rotated keys and values per layer, and who is real."""
 
     keys: tuple[Float[Tensor, "batch token kv_head head_dim"], ...]
     values: tuple[Float[Tensor, "batch token kv_head head_dim"], ...]
@@ -84,9 +84,7 @@ class Attention(nn.Module):
 
     def key_values(
         self, x: Float[Tensor, "batch token width"], place: Rotation
-    ) -> tuple[
-        Float[Tensor, "batch token kv_head head_dim"], Float[Tensor, "batch token kv_head head_dim"]
-    ]:
+    ) -> tuple[Float[Tensor, "batch token kv_head head_dim"], Float[Tensor, "batch token kv_head head_dim"]]:
         """Return rotated keys, and values."""
         heads = (self.config.num_kv_heads, self.config.head_dim)
         return rotate(self.key(x).unflatten(-1, heads), place), self.value(x).unflatten(-1, heads)
@@ -139,7 +137,9 @@ class GemmaLayer(nn.Module):
         """Return the new residual stream, and the keys and values of these tokens alone."""
         normed = self.attention_norm(hidden)
         new = self.attention.key_values(normed, place)
-        keys, values = new if past is None else (torch.cat(pair, dim=1) for pair in zip(past, new, strict=True))
+        keys, values = (
+            new if past is None else (torch.cat(pair, dim=1) for pair in zip(past, new, strict=True))
+        )
         hidden = hidden + self.attention(normed, keys, values, bias, place)
         return hidden + self.feed_forward(self.feed_forward_norm(hidden)), new
 
@@ -183,11 +183,14 @@ class Gemma(nn.Module):
         bias, place = self._geometry(valid, starts_block, past)
         hidden, new = self._run(self.config.depth - 1, embeddings, bias, place, past)
         last = self.layers[-1]
+        assert isinstance(last, GemmaLayer)
         new.append(last.attention.key_values(last.attention_norm(hidden), place))
         keys, values = zip(*new, strict=True)
         return KeyValues(keys=keys, values=values, valid=valid)
 
-    def _geometry(self, valid: Tensor, starts_block: Tensor, past: KeyValues | None) -> tuple[Tensor, Rotation]:
+    def _geometry(
+        self, valid: Tensor, starts_block: Tensor, past: KeyValues | None
+    ) -> tuple[Tensor, Rotation]:
         mask = block_causal_mask(valid, starts_block)
         positions = positions_of(valid, None if past is None else past.num_valid)
         if past is not None:

@@ -1,4 +1,6 @@
-"""The two layers that every transformer here is made of: a linear map and an RMS norm, with explicit precision."""
+"""The two layers that every transformer here is made of: a linear map and an RMS norm, with explicit
+precision.
+"""
 
 import math
 
@@ -26,7 +28,9 @@ class Linear(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """`x / sqrt(mean(x²) + 1e-6) · (1 + scale)` over the last axis, in float32 (Gemma's form, scale starts at 0)."""
+    """`x / sqrt(mean(x²) + 1e-6) · (1 + scale)` over the last axis, in float32 (Gemma's form, scale starts at
+    0).
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -25,6 +25,7 @@ class SigLIPConfig:
 
     @property
     def num_tokens(self) -> int:
+        """Return how many tokens one image becomes."""
         return (self.image_size // self.patch_size) ** 2
 
 
@@ -38,11 +39,13 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
         """Normalise the last axis; the result has the dtype of `x`."""
-        return F.layer_norm(x.float(), self.scale.shape, self.scale.float(), self.bias.float(), 1e-6).to(x.dtype)
+        return F.layer_norm(x.float(), self.scale.shape, self.scale.float(), self.bias.float(), 1e-6).to(
+            x.dtype
+        )
 
 
 class SigLIPLayer(nn.Module):
-    """Pre-norm self-attention and a tanh-GELU feed-forward, each added to the residual stream; with biases."""
+    """Pre-norm self-attention and a tanh-GELU feed-forward, each added to the residual stream."""
 
     def __init__(self, config: SigLIPConfig) -> None:
         super().__init__()
@@ -69,13 +72,17 @@ class SigLIPLayer(nn.Module):
 
 
 class SigLIP(nn.Module):
-    """Patches → transformer → a linear head to `out_width`. Image tokens are not scaled (openpi's convention)."""
+    """Patches → transformer → a linear head to `out_width`. Image tokens are not scaled (openpi's
+    convention).
+    """
 
     def __init__(self, config: SigLIPConfig, out_width: int) -> None:
         super().__init__()
         self.config = config
         self.patches = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size)
-        self.position_embedding = nn.Parameter(torch.randn(config.num_tokens, config.width) * config.width**-0.5)
+        self.position_embedding = nn.Parameter(
+            torch.randn(config.num_tokens, config.width) * config.width**-0.5
+        )
         self.layers = nn.ModuleList(SigLIPLayer(config) for _ in range(config.depth))
         self.final_norm = LayerNorm(config.width)
         self.head = Linear(config.width, out_width, bias=True)
@@ -83,7 +90,7 @@ class SigLIP(nn.Module):
     def forward(
         self, images: UInt8[Tensor, "image 3 height width"], dtype: torch.dtype
     ) -> Float[Tensor, "image token out_width"]:
-        """Encode images, scaled here from 0…255 to [-1, 1]; patches in float32, the transformer in `dtype`."""
+        """Encode images, scaled here from 0…255 to [-1, 1]; patches in float32, layers in `dtype`."""
         pixels = images.float() / 255.0 * 2.0 - 1.0
         hidden = self.patches(pixels).flatten(2).transpose(1, 2) + self.position_embedding
         hidden = hidden.to(dtype)

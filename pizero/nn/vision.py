@@ -1,4 +1,4 @@
-"""A small residual network that turns images into tokens: learns from few images where a transformer cannot."""
+"""A small residual network that turns images into tokens, and learns from few of them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pizero.nn.layers import Linear
 class ResNetConfig:
     """Sizes of a residual image encoder.
 
-    The stem reduces the image by `stem_stride`; stage i has `blocks[i]` blocks of `widths[i]` channels, and its
-    first block reduces the image by `strides[i]`. The last stage's channels become `num_tokens` tokens.
+    The stem reduces the image by `stem_stride`; stage i has `blocks[i]` blocks of `widths[i]` channels, and
+    its first block reduces the image by `strides[i]`. The last stage's channels become `num_tokens` tokens.
     """
 
     image_size: int = 96
@@ -39,7 +39,9 @@ class Convolution(nn.Module):
         self.weight = nn.Parameter(weight.to(memory_format=torch.channels_last))
         self.stride, self.padding = stride, (size - 1) // 2
 
-    def forward(self, x: Float[Tensor, "image channel height width"]) -> Float[Tensor, "image out down right"]:
+    def forward(
+        self, x: Float[Tensor, "image channel height width"]
+    ) -> Float[Tensor, "image out down right"]:
         """Convolve; the grid shrinks by the stride."""
         return F.conv2d(x, self.weight.to(x.dtype), stride=self.stride, padding=self.padding)
 
@@ -72,7 +74,9 @@ class ResidualBlock(nn.Module):
         changes = stride != 1 or in_channels != out_channels
         self.shortcut = Convolution(in_channels, out_channels, 1, stride) if changes else nn.Identity()
 
-    def forward(self, x: Float[Tensor, "image channel height width"]) -> Float[Tensor, "image out down right"]:
+    def forward(
+        self, x: Float[Tensor, "image channel height width"]
+    ) -> Float[Tensor, "image out down right"]:
         """Return the sum of the (resized) input and what two convolutions add to it."""
         active = F.relu(self.first_norm(x))
         return self.shortcut(active) + self.second(F.relu(self.second_norm(self.first(active))))
@@ -81,8 +85,9 @@ class ResidualBlock(nn.Module):
 class SpatialSoftmax(nn.Module):
     """Where in the picture each channel is active: the expected position under a softmax of its map.
 
-    Levine et al. (2016, section 5.1). It turns a few demonstrations into positions that hold for new scenes, which
-    tokens of a grid do not. Returns per channel (x, y) in [-1, 1], and the channel's value expected there.
+    Levine et al. (2016, section 5.1). It turns a few demonstrations into positions that hold for new scenes,
+    which tokens of a grid do not. Returns per channel (x, y) in [-1, 1], and the channel's value expected
+    there.
     """
 
     def __init__(self, channels: int) -> None:
@@ -110,7 +115,9 @@ class ResNet(nn.Module):
         blocks, channels = [], config.widths[0]
         for width, num_blocks, stage_stride in zip(config.widths, config.blocks, config.strides, strict=True):
             for index in range(num_blocks):
-                blocks.append(ResidualBlock(channels, width, stage_stride if index == 0 else 1, config.num_groups))
+                blocks.append(
+                    ResidualBlock(channels, width, stage_stride if index == 0 else 1, config.num_groups)
+                )
                 channels = width
         self.blocks = nn.Sequential(*blocks)
         self.final_norm = GroupNorm(config.num_groups, channels)

@@ -21,7 +21,7 @@ class RecedingHorizon:
         horizon = policy.contract.horizon
         if not 1 <= num_executed <= horizon:
             raise ValueError(
-                f"expected to execute between 1 and {horizon} actions of a chunk of {horizon}, found {num_executed}"
+                f"expected to execute 1 to {horizon} actions of a chunk of {horizon}, found {num_executed}"
             )
         self.policy, self.num_executed = policy, num_executed
         self.reset(seed=0)

@@ -19,8 +19,8 @@ from pizero.weights.folder import load_into, read_policy
 class Policy:
     """Observation in, action chunk out, both in robot units.
 
-    The noise that becomes actions is drawn from `seed` and the number of calls since `reset`, so that the same
-    observations always give the same actions.
+    The noise that becomes actions is drawn from `seed` and the number of calls since `reset`, so that the
+    same observations always give the same actions.
     """
 
     def __init__(self, model: ActionModel, contract: Contract, *, device: str = "cpu") -> None:

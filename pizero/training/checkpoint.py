@@ -71,14 +71,20 @@ def load_checkpoint(
     tensors = load_file(path / STATE)
 
     def part(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        return {
+            name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)
+        }
 
     load_into(model, part("model."), str(path))
     for name, tensor in part("average.").items():
         average[name].copy_(tensor)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in part("optimizer.").items():
         index, key = name.split(".")
+        parameter = parameters[int(index)]
+        if tensor.shape == parameter.shape:  # the fused update reads memory in the weight's own order
+            tensor = torch.empty_like(parameter).copy_(tensor)
         state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     return read_record(Progress, path / PROGRESS)

@@ -32,7 +32,7 @@ VALIDATION_FRAMES = 256
 """How many held-out frames the policy acts on at each validation."""
 
 
-class Interrupted(Exception):
+class InterruptedRunError(Exception):
     """A run was asked to stop; its state is on disk, and the same command goes on from there."""
 
 
@@ -82,8 +82,9 @@ def train(config: TrainConfig, dataset: LeRobotDataset, contract: Contract, fold
             norm = clip_gradients(model.parameters(), config.optimizer.clip_norm)
             if not torch.isfinite(norm):
                 raise ValueError(
-                    f"the gradient of step {step} is not finite (loss {loss.item()}); nothing was changed by it, and "
-                    f"the last checkpoint is whole. Look at the data with `pizero stats`, or lower the peak rate"
+                    f"the gradient of step {step} is not finite (loss {loss.item()}); nothing was "
+                    f"changed, and the last checkpoint is whole. Look at the data with `pizero stats`, or lower "
+                    f"the peak rate"
                 )
             optimizer.step()
             update_average(list(average.values()), model, config.ema_decay)
@@ -105,7 +106,7 @@ def train(config: TrainConfig, dataset: LeRobotDataset, contract: Contract, fold
             if last or stop.is_set or progress.step % config.save_every == 0:
                 save_checkpoint(folder / "checkpoints", progress, model, average, optimizer)
             if stop.is_set and not last:
-                raise Interrupted(f"stopped after step {progress.step}; run the same command to go on")
+                raise InterruptedRunError(f"stopped after step {progress.step}")
             waited_from = time.perf_counter()
     write_policy(policy_folder, config=config.model, contract=contract, tensors=average)
     return policy_folder
@@ -127,8 +128,8 @@ def validate(
 ) -> dict[str, float]:
     """Let the averaged weights act on frames that training never saw, by full sampling.
 
-    Returns the mean squared difference to the recorded actions, and that of always predicting the mean, both in
-    normalised units over real steps.
+    Returns the mean squared difference to the recorded actions, and that of always predicting the mean, both
+    in normalised units over real steps.
     """
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(held_out, size=min(VALIDATION_FRAMES, len(held_out)), replace=False))

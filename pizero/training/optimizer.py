@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with a linear warm-up and a cosine decay that ends at step `decay_steps`; gradients are clipped."""
+    """AdamW, a linear warm-up, a cosine decay that ends at step `decay_steps`, and clipped gradients."""
 
     peak_rate: float = 2.5e-5
     final_rate: float = 2.5e-6
@@ -26,7 +26,7 @@ class OptimizerConfig:
 
 
 def learning_rate(config: OptimizerConfig, step: int) -> float:
-    """Return the rate of update number `step`, counted from 0 (optax's warm-up + cosine, as openpi sets it)."""
+    """Return the rate of update `step`, counted from 0 (optax's warm-up + cosine, as openpi sets it)."""
     first = config.peak_rate / (config.warmup_steps + 1)
     if step < config.warmup_steps:
         return first + (config.peak_rate - first) * step / config.warmup_steps
@@ -51,13 +51,15 @@ def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Ada
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     """Scale gradients down to a total norm of `max_norm` if theirs is larger; return their norm before."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    norm = torch.nn.utils.get_total_norm(gradients)
     if norm > max_norm:
-        torch._foreach_mul_(gradients, max_norm / norm)
+        for gradient in gradients:
+            gradient.mul_(max_norm / norm)
     return norm
 
 
 @torch.no_grad()
 def update_average(average: list[Tensor], model: nn.Module, decay: float) -> None:
     """Move each averaged weight towards the model's: `average ← decay · average + (1 - decay) · weight`."""
-    torch._foreach_lerp_(average, list(model.parameters()), 1.0 - decay)
+    for averaged, weight in zip(average, model.parameters(), strict=True):
+        averaged.lerp_(weight, 1.0 - decay)

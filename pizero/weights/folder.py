@@ -1,4 +1,6 @@
-"""The policy folder: weights, model config and contract, with hashes. It suffices to serve; nothing in it runs."""
+"""The policy folder: weights, model config and contract, with hashes. It suffices to serve; nothing in it
+runs.
+"""
 
 from __future__ import annotations
 
@@ -54,18 +56,25 @@ def check_seal(folder: Path, expected: tuple[str, ...], what: str) -> None:
     missing = [name for name in (*expected, MANIFEST) if not (folder / name).is_file()]
     if missing:
         raise ValueError(
-            f"{folder} is not {what}: expected {', '.join((*expected, MANIFEST))}, missing {', '.join(missing)}; "
-            f"copy the whole folder again or train anew"
+            f"{folder} is not {what}: expected {', '.join((*expected, MANIFEST))}, "
+            f"missing {', '.join(missing)}; copy the whole folder again or train anew"
         )
-    for name, digest in read_record(Manifest, folder / MANIFEST).files.items():
-        if not (folder / name).is_file() or sha256_of(folder / name) != digest:
-            raise ValueError(f"{folder / name} is damaged: its sha256 is not the one in {MANIFEST}; copy it again")
+    files = read_record(Manifest, folder / MANIFEST).files
+    for name in sorted({*expected, *files}):
+        if not (folder / name).is_file() or sha256_of(folder / name) != files.get(name):
+            raise ValueError(
+                f"{folder / name} is damaged: its sha256 is not the one in {MANIFEST}; copy it again"
+            )
 
 
-def write_policy(folder: Path, *, config: ModelConfig, contract: Contract, tensors: dict[str, Tensor]) -> None:
+def write_policy(
+    folder: Path, *, config: ModelConfig, contract: Contract, tensors: dict[str, Tensor]
+) -> None:
     """Write a policy folder, whole or not at all; ValueError if the folder exists."""
     if folder.exists():
-        raise ValueError(f"{folder} exists already; nothing was overwritten. Name another folder or remove it")
+        raise ValueError(
+            f"{folder} exists already; nothing was overwritten. Name another folder or remove it"
+        )
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -108,12 +108,14 @@ def test_bfloat16_is_as_close_to_float32_as_openpi_s() -> None:
         theirs = np.abs(arrays("pi0/outputs_bf16.npz")[name] - arrays(JAX)[name]).max()
         assert 1e-3 < distance(ours, arrays(JAX)[name]) < 2.0 * theirs
     loss.mean().backward()
-    assert all(parameter.grad is None or parameter.grad.dtype == torch.float32 for parameter in model.parameters())
+    assert all(
+        parameter.grad is None or parameter.grad.dtype == torch.float32 for parameter in model.parameters()
+    )
 
 
 def exact_gelu(model: Pi0, patch: pytest.MonkeyPatch) -> None:
     gelu = F.gelu
-    patch.setattr(F, "gelu", lambda x, approximate: gelu(x))  # noqa: ARG005
+    patch.setattr(F, "gelu", lambda x, approximate: gelu(x))
 
 
 def larger_rms_epsilon(model: Pi0, patch: pytest.MonkeyPatch) -> None:
@@ -206,7 +208,9 @@ def test_a_wrong_variant_is_caught(
 
 def test_another_layer_norm_epsilon_is_caught_in_the_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     layer_norm = F.layer_norm
-    monkeypatch.setattr(F, "layer_norm", lambda x, shape, scale, bias, eps: layer_norm(x, shape, scale, bias, 10 * eps))
+    monkeypatch.setattr(
+        F, "layer_norm", lambda x, shape, scale, bias, eps: layer_norm(x, shape, scale, bias, 10 * eps)
+    )
     embeddings, _, _ = golden_model().backbone.embed(golden_inputs(), torch.float32)
     assert distance(embeddings, arrays(JAX)["prefix_embs"]) > OF_EMBEDDINGS
 
