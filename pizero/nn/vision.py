@@ -22,7 +22,7 @@ class ResNetConfig:
 
     image_size: int = 96
     stem_stride: int = 4
-    widths: tuple[int, ...] = (32, 64, 128)
+    widths: tuple[int, ...] = (32, 64, 64)
     blocks: tuple[int, ...] = (1, 2, 2)
     strides: tuple[int, ...] = (1, 2, 1)
     num_groups: int = 8
@@ -92,7 +92,7 @@ class SpatialSoftmax(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.sharpness = nn.Parameter(torch.ones(channels))
+        self.sharpness = nn.Parameter(torch.full((channels,), 5.0))
 
     def forward(self, x: Float[Tensor, "image channel height width"]) -> Float[Tensor, "image channel 3"]:
         """Compute in float32."""

@@ -83,8 +83,8 @@ def train(config: TrainConfig, dataset: LeRobotDataset, contract: Contract, fold
             if not torch.isfinite(norm):
                 raise ValueError(
                     f"the gradient of step {step} is not finite (loss {loss.item()}); nothing was "
-                    f"changed, and the last checkpoint is whole. Look at the data with `pizero stats`, or lower "
-                    f"the peak rate"
+                    f"changed, and the last checkpoint is whole. Look at the data with `pizero stats`, or "
+                    f"lower the peak rate"
                 )
             optimizer.step()
             update_average(list(average.values()), model, config.ema_decay)

@@ -1,4 +1,4 @@
-"""Every frame once an epoch, the same on every run; and a thread that prepares, fails and ends in the open."""
+"""Every frame once an epoch, the same on every run; and a thread that prepares, fails and ends openly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flow matching against closed forms: for normally distributed actions the velocity and its flow are known."""
+"""Flow matching against closed forms: for normal actions, velocity and flow are known."""
 
 from __future__ import annotations
 

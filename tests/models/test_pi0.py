@@ -1,4 +1,4 @@
-"""What holds of every π0: its loss averages draws, its parts see what they should, seeds decide everything."""
+"""What holds of every π0: its loss averages draws, its parts see what they must, seeds decide everything."""
 
 from __future__ import annotations
 

@@ -175,5 +175,5 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     run.save(tmp_path, step=1)
     other = torch.nn.Linear(2, 3)
     optimizer = make_optimizer(OptimizerConfig(), other)
-    with pytest.raises(ValueError, match="step-00000001 does not fit the model of its config. 2 missing"):
+    with pytest.raises(ValueError, match=r"step-00000001 does not fit the model of its config\. 2 missing"):
         load_checkpoint(tmp_path / "step-00000001", other, {}, optimizer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -51,10 +52,10 @@ def test_the_rate_rises_to_its_peak_then_falls_to_its_end(warmup: int, decay: in
     config = OptimizerConfig(peak_rate=1.0, final_rate=final, warmup_steps=warmup, decay_steps=warmup + decay)
     rates = [learning_rate(config, step) for step in range(warmup + decay + 3)]
     assert 0.0 < rates[0] == pytest.approx(1.0 / (warmup + 1))
-    assert all(later > earlier for earlier, later in zip(rates[:warmup], rates[1 : warmup + 1], strict=True))
+    assert all(later > earlier for earlier, later in pairwise(rates[: warmup + 1]))
     assert rates[warmup] == pytest.approx(1.0)
     falling = rates[warmup:]
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(falling, falling[1:], strict=False))
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(falling))
     assert rates[-3:] == pytest.approx([final] * 3)
     middle = warmup + decay / 2
     if middle == int(middle):

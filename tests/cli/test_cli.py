@@ -1,0 +1,147 @@
+"""What a user sees: help that reads well, and one sentence for each mistake, with nothing changed."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from pizero.cli.main import VERBS, main
+from pizero.weights.folder import write_policy
+from tests.small import demonstrate, small_config, small_contract
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Run the command line in this process, and return its exit status."""
+    monkeypatch.setattr(sys, "argv", ["pizero", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "dataset"
+    demonstrate(folder, num_episodes=6)
+    return folder
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_every_option(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, verb, "--help") == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: pizero {verb}")
+    options = [line.strip("│ ") for line in text.splitlines() if line.strip("│ ").startswith("--")]
+    assert options or verb == "report"
+    assert "(fixed)" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            ("collect", "{new}", "--tasks", "drawer-opn"),
+            "unknown task 'drawer-opn': did you mean 'drawer-open'",
+        ),
+        (("collect", "{dataset}"), "was not made by `pizero collect`; nothing was changed"),
+        (("stats", "{new}"), "is not a LeRobot dataset"),
+        (("train", "--dataset", "{new}", "--output", "{other}"), "is not a LeRobot dataset"),
+        (
+            ("train", "--dataset", "{dataset}", "--output", "{other}", "--recipe", "metaword"),
+            "unknown recipe 'metaword': did you mean 'metaworld'",
+        ),
+        (
+            ("train", "--dataset", "{dataset}", "--output", "{other}"),
+            "the recipe is for the robot 'metaworld', whose states are",
+        ),
+        (("evaluate", "{new}"), "expected a policy folder at"),
+        (("evaluate", "{dataset}"), "is not a policy folder: expected model.safetensors"),
+        (("report", "{new}"), "is not a run"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_changes_nothing(
+    arguments: tuple[str, ...],
+    expected: str,
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = sorted(dataset.rglob("*"))
+    places = {"new": tmp_path / "new", "other": tmp_path / "other", "dataset": dataset}
+    assert run(monkeypatch, *(argument.format(**places) for argument in arguments)) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert "Traceback" not in error
+    assert error.startswith("pizero: ")
+    assert error.count("\n") == 1
+    assert sorted(dataset.rglob("*")) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_policy_without_a_file_names_it(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pizero.data.lerobot import LeRobotDataset
+    from pizero.models.build import build
+
+    config = small_config(num_steps=1)
+    contract = small_contract(config, LeRobotDataset.open(dataset))
+    folder = tmp_path / "policy"
+    write_policy(folder, config=config.model, contract=contract, tensors=build(config.model).state_dict())
+    (folder / "contract.json").unlink()
+    assert run(monkeypatch, "evaluate", folder, "--output", tmp_path / "evaluation") == 2
+    assert "missing contract.json" in capsys.readouterr().err
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_a_policy_of_another_robot_is_not_evaluated(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pizero.data.lerobot import LeRobotDataset
+    from pizero.models.build import build
+
+    config = small_config(num_steps=1)
+    contract = small_contract(config, LeRobotDataset.open(dataset))
+    folder = tmp_path / "policy"
+    write_policy(folder, config=config.model, contract=contract, tensors=build(config.model).state_dict())
+    assert run(monkeypatch, "evaluate", folder, "--output", tmp_path / "evaluation") == 2
+    assert "made for another robot" in capsys.readouterr().err
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_statistics_as_json_equal_the_file(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "stats", dataset, "--output", tmp_path / "s.json", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "s.json").read_text())
+
+
+def test_dry_runs_write_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "demo", "--dry-run") == 0
+    assert [line.split()[2] for line in capsys.readouterr().out.splitlines() if line.startswith("$")] == [
+        "collect",
+        "stats",
+        "train",
+        "evaluate",
+        "report",
+    ]
+    assert run(monkeypatch, "train", "--dataset", "d", "--output", "o", "--dry-run") == 0
+    assert "parameters; would train" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_half_written_dataset_is_named(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(dataset, tmp_path / "d.partial")
+    assert run(monkeypatch, "stats", tmp_path / "d") == 2
+    assert "half-written" in capsys.readouterr().err
