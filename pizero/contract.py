@@ -9,6 +9,7 @@ from pizero.records import differences, fingerprint, to_data
 from pizero.robots import Embodiment
 
 Normalization = Literal["zscore", "quantile"]
+ActionForm = Literal["recorded", "displacement"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +27,15 @@ class FieldStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Statistics of what a robot shows and of what it is told to do."""
+    """Statistics of what a robot shows and of what it is told to do.
+
+    Those of the actions are over all steps of all chunks of `horizon` actions, written in `action_form`.
+    """
 
     state: FieldStatistics
     actions: FieldStatistics
+    action_form: ActionForm = "recorded"
+    horizon: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +43,8 @@ class Contract:
     """Everything between robot units and model units that must not change silently.
 
     Pictures are resized with padding to `image_size` pixels squared, in the embodiment's camera order; the
-    instruction becomes at most `max_tokens` tokens; a chunk has `horizon` actions at the embodiment's rate.
+    instruction becomes at most `max_tokens` tokens; a chunk has `horizon` actions at the embodiment's rate,
+    in the form that its statistics are of.
     """
 
     embodiment: Embodiment
@@ -47,6 +54,13 @@ class Contract:
     horizon: int
     normalization: Normalization
     statistics: Statistics
+
+    def __post_init__(self) -> None:
+        if self.statistics.action_form == "displacement" and self.statistics.horizon != self.horizon:
+            raise ValueError(
+                f"the statistics are of displacements over {self.statistics.horizon} actions, expected "
+                f"{self.horizon}: compute them anew with `pizero stats`"
+            )
 
     @property
     def sha256(self) -> str:

@@ -102,5 +102,7 @@ def small_contract(config: TrainConfig, dataset: LeRobotDataset) -> Contract:
         max_tokens=config.max_tokens,
         horizon=config.model.horizon,
         normalization=config.normalization,
-        statistics=compute_statistics(dataset),
+        statistics=compute_statistics(
+            dataset, NAVIGATION2D, action_form=config.action_form, horizon=config.model.horizon
+        ),
     )

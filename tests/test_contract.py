@@ -41,7 +41,7 @@ def test_the_hash_is_of_this_text() -> None:
         '"unit":"m/s"}],"cameras":[{"height":8,"name":"top","type":"Camera","width":6}],"name":"dot","rate":10.0,'
         '"state":[{"high":1.0,"kind":"position","low":0.0,"name":"x","type":"Dimension","unit":"m"}],'
         '"type":"Embodiment"},"horizon":2,"image_size":8,"max_tokens":12,"normalization":"zscore","statistics":'
-        f'{{"actions":{field},"state":{field},"type":"Statistics"}},"tokenizer":"bytes","type":"Contract"}}'
+        f'{{"action_form":"recorded","actions":{field},"horizon":1,"state":{field},"type":"Statistics"}},"tokenizer":"bytes","type":"Contract"}}'
     )
     assert json.loads(text)["type"] == "Contract"
     assert record.sha256 == hashlib.sha256(text.encode()).hexdigest()

@@ -10,21 +10,34 @@ from rich.table import Table
 
 from pizero.cli.options import Json, say
 from pizero.contract import FieldStatistics
+from pizero.data.dataset import check_robot
 from pizero.data.lerobot import LeRobotDataset
 from pizero.data.statistics import compute_statistics, degenerate_dimensions
+from pizero.recipes import find_recipe
 from pizero.records import to_data, write_record
+from pizero.robots import find_embodiment
 
 
-def stats(dataset: Path, /, *, output: Path | None = None, as_json: Json = False) -> None:
+def stats(
+    dataset: Path, /, *, output: Path | None = None, recipe: str = "metaworld", as_json: Json = False
+) -> None:
     """Compute exact statistics of a dataset's states and actions from its columns alone, in seconds.
+
+    They are of the actions as the recipe's model sees them: over whole chunks, after the action transform.
 
     Args:
         dataset: Folder of a LeRobot v3.0 dataset.
+        recipe: Name of the experiment that will use them.
         output: File to write; by default `statistics.json` beside the dataset's folder.
         as_json: Print the statistics as JSON.
     """
+    config = find_recipe(recipe)()
     opened = LeRobotDataset.open(dataset)
-    statistics = compute_statistics(opened)
+    embodiment = find_embodiment(config.embodiment)
+    check_robot(opened, embodiment)
+    statistics = compute_statistics(
+        opened, embodiment, action_form=config.action_form, horizon=config.model.horizon
+    )
     target = output or dataset.parent / "statistics.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     write_record(target, statistics)

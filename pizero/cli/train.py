@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pizero.cli.options import say
 from pizero.contract import Contract, Statistics
+from pizero.data.dataset import check_robot
 from pizero.data.lerobot import LeRobotDataset
 from pizero.data.statistics import compute_statistics
 from pizero.models.build import build
@@ -57,18 +58,16 @@ def train(
 def make_contract(config: TrainConfig, dataset: LeRobotDataset, statistics: Path | None) -> Contract:
     """Return the contract of a new policy; ValueError if the dataset was made by another robot."""
     embodiment = find_embodiment(config.embodiment)
-    found = (dataset.state_names, dataset.action_names, dataset.camera_names, float(dataset.fps))
-    expected = (
-        tuple(dimension.name for dimension in embodiment.state),
-        tuple(dimension.name for dimension in embodiment.actions),
-        embodiment.camera_names,
-        embodiment.rate,
-    )
-    for what, ours, theirs in zip(("states", "actions", "cameras", "rate"), expected, found, strict=True):
-        if ours != theirs:
+    check_robot(dataset, embodiment)
+    form, horizon = config.action_form, config.model.horizon
+    if statistics is None:
+        given = compute_statistics(dataset, embodiment, action_form=form, horizon=horizon)
+    else:
+        given = read_record(Statistics, statistics)
+        if (given.action_form, given.horizon) != (form, horizon):
             raise ValueError(
-                f"the recipe is for the robot {embodiment.name!r}, whose {what} are {ours}; "
-                f"the dataset has {theirs}"
+                f"{statistics} holds statistics of actions as {given.action_form!r} over {given.horizon} "
+                f"steps, the recipe needs {form!r} over {horizon}: use `pizero stats` with that recipe"
             )
     return Contract(
         embodiment=embodiment,
@@ -76,5 +75,5 @@ def make_contract(config: TrainConfig, dataset: LeRobotDataset, statistics: Path
         max_tokens=config.max_tokens,
         horizon=config.model.horizon,
         normalization=config.normalization,
-        statistics=read_record(Statistics, statistics) if statistics else compute_statistics(dataset),
+        statistics=given,
     )

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from pizero.data.lerobot import EpisodeInfo, LeRobotDataset
+from pizero.robots import Embodiment
 
 
 def action_windows(
@@ -26,7 +27,7 @@ def action_windows(
 def split_episodes(
     dataset: LeRobotDataset, held_out: float, seed: int
 ) -> tuple[list[EpisodeInfo], list[EpisodeInfo]]:
-    """Return episodes to train on and episodes to hold out: that share of each task's, rounded up, but never
+    """Return episodes to train on and episodes to hold out: that share of each task, rounded up, never
     all.
     """
     rng = np.random.default_rng(seed)
@@ -44,3 +45,25 @@ def split_episodes(
 def frames_of(episodes: Sequence[EpisodeInfo]) -> Int64[np.ndarray, "frame"]:
     """Return all frames of some episodes, in order."""
     return np.concatenate([np.arange(episode.start, episode.end) for episode in episodes] or [np.arange(0)])
+
+
+def check_robot(dataset: LeRobotDataset, embodiment: Embodiment) -> None:
+    """Raise ValueError if a dataset is of another robot: names of dimensions, cameras, rate."""
+    expected = {
+        "states": tuple(dimension.name for dimension in embodiment.state),
+        "actions": tuple(dimension.name for dimension in embodiment.actions),
+        "cameras": embodiment.camera_names,
+        "rate": embodiment.rate,
+    }
+    found = {
+        "states": dataset.state_names,
+        "actions": dataset.action_names,
+        "cameras": dataset.camera_names,
+        "rate": dataset.fps,
+    }
+    for what, ours in expected.items():
+        if ours != found[what]:
+            raise ValueError(
+                f"{dataset.folder} was not made by the robot {embodiment.name!r}: expected {what} {ours}, "
+                f"found {found[what]}"
+            )

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pizero.contract import Contract, FieldStatistics, Normalization
+from pizero.data.actions import ActionTransform
 from pizero.data.images import resize_with_pad
 from pizero.data.text import ByteTokenizer, prompt_tokens
 from pizero.types import ActionChunk, Batch, Example, Inputs, Observation
@@ -43,6 +44,7 @@ class Processor:
         self.contract = contract
         self.tokenizer = ByteTokenizer()
         self.state = Normalizer(contract.statistics.state, contract.normalization)
+        self.action_transform = ActionTransform(contract.statistics.action_form, contract.embodiment)
         self.actions = Normalizer(contract.statistics.actions, contract.normalization)
 
     def encode(self, observation: Observation) -> Inputs:
@@ -77,13 +79,13 @@ class Processor:
         """Return one training sample, in numpy and unbatched, through the same `encode` that serving uses."""
         return Batch(
             inputs=self.encode(example.observation),
-            actions=self.actions.encode(example.actions),
+            actions=self.actions.encode(self.action_transform.encode(example.actions)),
             valid=example.valid,
         )
 
     def decode(self, actions: Float[np.ndarray, "horizon action_dim"]) -> ActionChunk:
         """Return the model's actions in robot units, ready to execute."""
-        return self.actions.decode(actions)
+        return self.action_transform.decode(self.actions.decode(actions))
 
     def _picture(self, observation: Observation, name: str) -> np.ndarray:
         picture = observation.images[name]

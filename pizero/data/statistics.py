@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from pizero.contract import FieldStatistics, Statistics
+from pizero.contract import ActionForm, FieldStatistics, Statistics
+from pizero.data.actions import ActionTransform
+from pizero.data.dataset import action_windows
 from pizero.data.lerobot import LeRobotDataset
+from pizero.robots import Embodiment
 
 
 def field_statistics(values: Float[np.ndarray, "frame dimension"]) -> FieldStatistics:
@@ -35,9 +38,22 @@ def field_statistics(values: Float[np.ndarray, "frame dimension"]) -> FieldStati
     )
 
 
-def compute_statistics(dataset: LeRobotDataset) -> Statistics:
-    """Return statistics of all states and actions of a dataset."""
-    return Statistics(state=field_statistics(dataset.states), actions=field_statistics(dataset.actions))
+def compute_statistics(
+    dataset: LeRobotDataset,
+    embodiment: Embodiment,
+    *,
+    action_form: ActionForm = "recorded",
+    horizon: int = 1,
+) -> Statistics:
+    """Return statistics of a dataset's states, and of its actions in the form in which a model sees them."""
+    actions, valid = action_windows(dataset, np.arange(dataset.num_frames), horizon)
+    transformed = ActionTransform(action_form, embodiment).encode(actions)
+    return Statistics(
+        state=field_statistics(dataset.states),
+        actions=field_statistics(transformed[valid]),
+        action_form=action_form,
+        horizon=horizon,
+    )
 
 
 def degenerate_dimensions(statistics: FieldStatistics) -> list[int]:

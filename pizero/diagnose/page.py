@@ -78,7 +78,7 @@ def _headline(run: Path, report: Mapping[str, Any]) -> str:
     low, high = report["interval"]
     sentence = (
         f"of {report['episodes']} episodes solved in closed loop, on scenes that no demonstration shows "
-        f"(95 % interval {low:.0%} to {high:.0%}). One policy, told which task by nothing but the instruction."
+        f"(95 % interval {low:.0%} to {high:.0%}). One policy, told its task by nothing but the instruction."
     )
     return (
         f'{heading}<p class="headline">{report["success_rate"]:.0%}</p><p class="note">{escape(sentence)}</p>'

@@ -38,7 +38,7 @@ class CollectConfig:
     """
 
     tasks: tuple[str, ...]
-    episodes_per_task: int = 150
+    episodes_per_task: int = 200
     pushed: float = 0.7
     lead_in: int = 20
     push: int = 4

@@ -31,10 +31,13 @@ Difficulty = Literal["easy", "medium", "hard", "very hard"]
 
 @dataclass(frozen=True)
 class Task:
-    """A task's instruction in words, and its difficulty in the split of Seo et al. (2023, appendix)."""
+    """A task in words, its difficulty in the split of Seo et al. (2023, appendix), and a factor on
+    its expert's motion, before clipping: most experts head for their goal at full speed.
+    """
 
     instruction: str
     difficulty: Difficulty
+    pace: float = 1.0
 
 
 TASKS: Mapping[str, Task] = {
@@ -78,7 +81,7 @@ TASKS: Mapping[str, Task] = {
     "push": Task("push the puck to the goal", "hard"),
     "push-back": Task("pull the block back to the goal", "hard"),
     "push-wall": Task("push the puck around the wall to the goal", "medium"),
-    "reach": Task("reach the red ball", "easy"),
+    "reach": Task("reach the red ball", "easy", pace=4.0),
     "reach-wall": Task("reach the red ball behind the wall", "easy"),
     "shelf-place": Task("put the block on the shelf", "very hard"),
     "soccer": Task("push the ball into the soccer goal", "medium"),
@@ -225,11 +228,12 @@ class MetaWorld:
         )
 
     def expert_action(self) -> Float32[np.ndarray, "action_dim"]:
-        """Return what Meta-World's scripted expert, which sees the goal, does now; clipped to [-1, 1]."""
+        """Return what the scripted expert, which sees the goal, does now: at the task's pace, in [-1, 1]."""
         self._check_started()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Constant")  # about gains whose result is clipped here
             action = self._expert.get_action(self._privileged)
+        action[:3] *= TASKS[self.task].pace
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
     def picture(self) -> UInt8[np.ndarray, "height width 3"]:

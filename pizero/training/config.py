@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pizero.contract import Normalization
+from pizero.contract import ActionForm, Normalization
 from pizero.models.build import ModelConfig
 from pizero.training.optimizer import OptimizerConfig
 
@@ -22,6 +22,7 @@ class TrainConfig:
     image_size: int
     max_tokens: int
     normalization: Normalization = "zscore"
+    action_form: ActionForm = "recorded"
     optimizer: OptimizerConfig
     num_steps: int
     batch_size: int = 64

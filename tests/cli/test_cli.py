@@ -57,7 +57,7 @@ def test_every_verb_explains_every_option(
         ),
         (
             ("train", "--dataset", "{dataset}", "--output", "{other}"),
-            "the recipe is for the robot 'metaworld', whose states are",
+            "was not made by the robot 'metaworld': expected states",
         ),
         (("evaluate", "{new}"), "expected a policy folder at"),
         (("evaluate", "{dataset}"), "is not a policy folder: expected model.safetensors"),

@@ -139,7 +139,7 @@ def test_held_out_episodes_are_of_every_task_and_never_trained_on(dataset: LeRob
 
 @pytest.mark.parametrize("name", ["v3_0", "v3_0_multi"])
 def test_datasets_of_lerobot_are_read_exactly(name: str) -> None:
-    """State, action and PNG pictures are equal; each lossy video frame carries its number within the episode."""
+    """State, action and PNG pictures are equal; each video frame carries its number within the episode."""
     truth = np.load(FIXTURES / "truth.npz")
     check_against_truth(LeRobotDataset.open(FIXTURES / name), truth, block_rows=slice(84, 96))
     dataset = LeRobotDataset.open(FIXTURES / name)

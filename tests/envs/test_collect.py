@@ -43,7 +43,7 @@ def test_interrupted_and_with_one_worker_the_bytes_are_the_same(folder: Path, tm
     assert digest(other) == digest(folder)
     assert len(episode.states) == LeRobotDataset.open(other).episodes[1].length
     assert collect(CONFIG, other, num_workers=1) == 0
-    with pytest.raises(ValueError, match="collected with another config .*Nothing was changed"):
+    with pytest.raises(ValueError, match=r"collected with another config .*Nothing was changed"):
         collect(collect_config, other, num_workers=1)
     assert digest(other) == digest(folder)
 

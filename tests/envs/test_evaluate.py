@@ -1,4 +1,4 @@
-"""An evaluation can be stopped and gone on with, does not depend on its workers, and belongs to one policy."""
+"""An evaluation can be stopped and resumed, does not depend on its workers, and belongs to one policy."""
 
 import json
 from dataclasses import asdict
@@ -68,7 +68,7 @@ def test_stopped_with_other_workers_and_resumed_the_results_are_the_same(tmp_pat
     assert len([json.loads(line) for line in log.read_text().splitlines()]) == 6
 
     other = untrained_policy(tmp_path / "other", seed=1)
-    with pytest.raises(ValueError, match="evaluation of another policy or config .*Nothing was changed"):
+    with pytest.raises(ValueError, match=r"evaluation of another policy or config .*Nothing was changed"):
         evaluate(CONFIG, other, tmp_path / "whole", num_workers=1)
 
 
