@@ -39,10 +39,10 @@ class CollectConfig:
 
     tasks: tuple[str, ...]
     episodes_per_task: int = 200
-    pushed: float = 0.7
+    pushed: float = 0.8
     lead_in: int = 20
-    push: int = 4
-    steps_after_success: int = 4
+    push: int = 6
+    steps_after_success: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -1,0 +1,166 @@
+"""A run repeats itself bit for bit, goes on as if it had never stopped, and never overwrites another."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from pizero.contract import Contract
+from pizero.data.lerobot import LeRobotDataset
+from pizero.data.loader import Samples
+from pizero.training import loop
+from pizero.training.config import TrainConfig
+from pizero.training.loop import InterruptedRunError, train
+from tests.small import demonstrate, small_config, small_contract
+
+NUM_STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> LeRobotDataset:
+    return demonstrate(tmp_path_factory.mktemp("loop") / "dataset", num_episodes=20)
+
+
+@pytest.fixture(scope="module")
+def config() -> TrainConfig:
+    return small_config(num_steps=NUM_STEPS, save_every=5)
+
+
+@pytest.fixture(scope="module")
+def contract(config: TrainConfig, dataset: LeRobotDataset) -> Contract:
+    return small_contract(config, dataset)
+
+
+@pytest.fixture(scope="module")
+def whole(
+    config: TrainConfig, dataset: LeRobotDataset, contract: Contract, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A run that was never stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(config, dataset, contract, folder)
+    return folder
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [(record["step"], record["loss"]) for record in map(json.loads, lines)]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert losses(one) == losses(other)
+    ours, theirs = (load_file(folder / "policy" / "model.safetensors") for folder in (one, other))
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].equal(theirs[name]) for name in ours)
+
+
+def test_the_same_seed_gives_the_same_losses_and_weights(
+    config: TrainConfig, dataset: LeRobotDataset, contract: Contract, whole: Path, tmp_path: Path
+) -> None:
+    train(config, dataset, contract, tmp_path / "run")
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_another_seed_gives_other_losses(
+    dataset: LeRobotDataset, contract: Contract, whole: Path, tmp_path: Path
+) -> None:
+    train(small_config(num_steps=NUM_STEPS, seed=1), dataset, contract, tmp_path / "run")
+    assert losses(tmp_path / "run") != losses(whole)
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 7, 11])
+def test_stopping_and_resuming_changes_nothing(
+    config: TrainConfig,
+    dataset: LeRobotDataset,
+    contract: Contract,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop_at: int,
+) -> None:
+    """Ctrl-C arrives while step `stop_at` computes; the step is finished, and the next run goes on after it."""
+    made = 0
+    real = loop.update_average
+
+    def interrupt(*given: object) -> None:
+        nonlocal made
+        made += 1
+        if made == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        real(*given)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "update_average", interrupt)
+        with pytest.raises(InterruptedRunError, match=f"after step {stop_at}"):
+            train(config, dataset, contract, tmp_path / "run")
+    assert not (tmp_path / "run" / "policy").exists()
+    train(config, dataset, contract, tmp_path / "run")
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_a_crash_between_checkpoints_loses_only_what_follows_the_last(
+    config: TrainConfig,
+    dataset: LeRobotDataset,
+    contract: Contract,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = Samples.batch
+    made = 0
+
+    def fail(*given: object) -> object:
+        nonlocal made
+        made += 1
+        if made == 9:
+            raise OSError("the disk is gone")
+        return real(*given)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Samples, "batch", fail)
+        with pytest.raises(OSError, match="the disk is gone"):
+            train(config, dataset, contract, tmp_path / "run")
+    train(config, dataset, contract, tmp_path / "run")
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_a_finished_run_is_not_made_again(
+    config: TrainConfig, dataset: LeRobotDataset, contract: Contract, whole: Path
+) -> None:
+    before = (whole / "metrics.jsonl").stat().st_mtime_ns
+    assert train(config, dataset, contract, whole) == whole / "policy"
+    assert (whole / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_a_folder_of_another_config_is_refused_with_the_difference(
+    dataset: LeRobotDataset, contract: Contract, whole: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"another config .*seed: 3 ≠ 0.*Nothing was changed"):
+        train(small_config(num_steps=NUM_STEPS, save_every=5, seed=3), dataset, contract, whole)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_changes_no_weight(
+    config: TrainConfig,
+    dataset: LeRobotDataset,
+    contract: Contract,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = Samples.batch
+    made = 0
+
+    def poison(*given: object) -> object:
+        nonlocal made
+        made += 1
+        batch = real(*given)  # type: ignore[arg-type]
+        if made == 8:
+            batch.actions[0] = float("nan")
+        return batch
+
+    monkeypatch.setattr(Samples, "batch", poison)
+    with pytest.raises(ValueError, match="step 7 is not finite"):
+        train(config, dataset, contract, tmp_path / "run")
+    assert len(losses(tmp_path / "run")) == 7
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000005"]
