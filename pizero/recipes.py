@@ -26,7 +26,7 @@ def native_precision() -> Precision:
     return "bfloat16" if "avx512_bf16" in text or "amx_bf16" in text else "float32"
 
 
-def metaworld(*, seed: int = 0, num_steps: int = 1_500, precision: Precision | None = None) -> TrainConfig:
+def metaworld(*, seed: int = 0, num_steps: int = 1_200, precision: Precision | None = None) -> TrainConfig:
     """π0 at a size that two CPU cores train in minutes, from scratch, on simulated demonstrations."""
     size = METAWORLD.cameras[0].height
     model = Pi0Config(

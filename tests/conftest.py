@@ -10,7 +10,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-jaxtyping.install_import_hook("pizero", "beartype.beartype")  # checks what is imported after this line
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # an int is a float's equal
+jaxtyping.install_import_hook("pizero", CHECKER)  # checks what is imported after this line
 
 settings.register_profile("tests", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("tests")

@@ -147,39 +147,46 @@ def statistics_of(draw: st.DrawFn, num_dimensions: int) -> FieldStatistics:
         )
 
 
-dimensions = st.builds(
-    Dimension,
-    name=names,
-    unit=names,
-    kind=st.sampled_from(["position", "orientation", "joint", "velocity", "gripper"]),
-    low=finite,
-    high=finite,
-)
+def tuples(items: st.SearchStrategy, *, least: int) -> st.SearchStrategy[tuple]:
+    """Return a strategy of tuples of `least` to three items."""
+    return st.lists(items, min_size=least, max_size=3).map(tuple)
 
-embodiments = st.sampled_from(list(CATALOG.values())) | st.builds(
-    Embodiment,
-    name=names,
-    state=st.lists(dimensions, min_size=1, max_size=3).map(tuple),
-    actions=st.lists(dimensions, min_size=1, max_size=3).map(tuple),
-    cameras=st.lists(st.builds(Camera, name=names, height=sizes, width=sizes), max_size=3).map(tuple),
-    rate=finite,
-)
+
+@st.composite
+def embodiments(draw: st.DrawFn) -> Embodiment:
+    """Draw a robot of the catalog, or one of no sense but of the right types."""
+    kinds = st.sampled_from(["position", "orientation", "joint", "velocity", "gripper"])
+    dimensions = st.builds(Dimension, name=names, unit=names, kind=kinds, low=finite, high=finite)
+    cameras = st.builds(Camera, name=names, height=sizes, width=sizes)
+    with unchecked():
+        if draw(st.booleans()):
+            return draw(st.sampled_from(list(CATALOG.values())))
+        return Embodiment(
+            name=draw(names),
+            state=draw(tuples(dimensions, least=1)),
+            actions=draw(tuples(dimensions, least=1)),
+            cameras=draw(tuples(cameras, least=0)),
+            rate=draw(finite),
+        )
 
 
 @st.composite
 def contracts(draw: st.DrawFn) -> Contract:
     """Draw a contract, with statistics of its embodiment's size."""
     with unchecked():
-        embodiment = draw(embodiments)
+        embodiment, horizon = draw(embodiments()), draw(sizes)
+        action_form = draw(st.sampled_from(["recorded", "displacement"]))
         return Contract(
             embodiment=embodiment,
             image_size=draw(sizes),
             max_tokens=draw(sizes),
-            horizon=draw(sizes),
+            horizon=horizon,
             normalization=draw(st.sampled_from(["zscore", "quantile"])),
             statistics=Statistics(
                 state=draw(statistics_of(embodiment.state_dim)),
                 actions=draw(statistics_of(embodiment.action_dim)),
+                action_form=action_form,
+                horizon=horizon if action_form == "displacement" else draw(sizes),
             ),
         )
 

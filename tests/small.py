@@ -23,7 +23,7 @@ from pizero.training.optimizer import OptimizerConfig
 GEMMA = GemmaConfig(width=64, depth=2, mlp_dim=128, num_heads=4, num_kv_heads=1, head_dim=16)
 
 
-def small_model(*, horizon: int = 4, num_draws: int = 4) -> Pi0Config:
+def small_model(*, horizon: int = 4, num_draws: int = 2) -> Pi0Config:
     """Return a π0 of about 0.3 million parameters for the 2-D robot."""
     return Pi0Config(
         backbone=PaliGemmaConfig(
@@ -48,8 +48,9 @@ def small_config(*, num_steps: int, seed: int = 0, save_every: int = 1_000) -> T
         embodiment=NAVIGATION2D.name,
         image_size=32,
         max_tokens=24,
+        action_form="displacement",
         optimizer=OptimizerConfig(
-            peak_rate=2e-3, final_rate=1e-5, warmup_steps=20, decay_steps=num_steps, weight_decay=1e-4
+            peak_rate=3e-3, final_rate=1e-5, warmup_steps=20, decay_steps=num_steps, weight_decay=1e-4
         ),
         num_steps=num_steps,
         batch_size=32,

@@ -35,7 +35,7 @@ NARROWER: dict[str, set[str]] = {
 """Rooms that may import less than their row allows: layers know no files, processes no networks."""
 
 WITHOUT_TORCH = ("types", "contract", "robots", "names", "records", "serving.messages", "serving.client")
-OPTIONAL_DEPENDENCIES = ("av", "gymnasium", "matplotlib", "metaworld", "mujoco", "tyro")
+REPLACEABLE_DEPENDENCIES = ("av", "gymnasium", "metaworld", "mujoco")
 MODULES_THAT_UNPICKLE = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.save", "yaml.load", "yaml.unsafe_load", "os.system"}
 MAX_LINES = 400
@@ -141,7 +141,7 @@ def test_files_are_short() -> None:
     assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
 
 
-@pytest.mark.parametrize("dependency", OPTIONAL_DEPENDENCIES)
+@pytest.mark.parametrize("dependency", REPLACEABLE_DEPENDENCIES)
 def test_a_replaceable_dependency_is_imported_in_one_place(dependency: str) -> None:
     importers = {
         relative(path)

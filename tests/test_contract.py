@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 
 from pizero.contract import Contract, FieldStatistics, Statistics
@@ -67,3 +68,10 @@ def test_cameras_in_another_order_are_another_contract() -> None:
     other = replace(contract(), embodiment=replace(NAVIGATION2D, cameras=two[::-1]))
     assert one.sha256 != other.sha256
     assert len(one.diff(other)) == 2
+
+
+def test_statistics_of_other_displacements_are_refused() -> None:
+    statistics = replace(contract().statistics, action_form="displacement", horizon=4)
+    with pytest.raises(ValueError, match=r"displacements over 4 actions, expected 3: .*`pizero stats`"):
+        replace(contract(), statistics=statistics)
+    assert replace(contract(), statistics=replace(statistics, horizon=3)).horizon == 3

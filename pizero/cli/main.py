@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads stall whatever shares the cores
+
 import tyro
 
 from pizero.cli.collect import collect

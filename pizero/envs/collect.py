@@ -38,7 +38,7 @@ class CollectConfig:
     """
 
     tasks: tuple[str, ...]
-    episodes_per_task: int = 200
+    episodes_per_task: int = 150
     pushed: float = 0.8
     lead_in: int = 20
     push: int = 6

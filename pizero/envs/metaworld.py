@@ -384,8 +384,8 @@ def _not_installed(error: ModuleNotFoundError) -> ModuleNotFoundError:
 
 def _no_graphics() -> RuntimeError:
     return RuntimeError(
-        "MuJoCo found no way to render off screen: on Debian or Ubuntu install `libegl1 libgl1-mesa-dri` and "
-        f"set MUJOCO_GL=egl before Python starts (now MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r})"
+        "MuJoCo found no way to render off screen: on Debian or Ubuntu install `libegl1 libgl1-mesa-dri libopengl0` "
+        f"and set MUJOCO_GL=egl before Python starts (now MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r})"
     )
 
 

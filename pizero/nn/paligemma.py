@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -50,7 +51,7 @@ class PaliGemma(nn.Module):
         batch, num_cameras = inputs.images.shape[:2]
         images = self.vision(inputs.images.flatten(0, 1), dtype).unflatten(0, (batch, num_cameras))
         num_tokens = images.shape[2]
-        text = self.embedding[inputs.tokens.ids] * self.config.language.width**0.5
+        text = F.embedding(inputs.tokens.ids, self.embedding) * self.config.language.width**0.5
         embeddings = torch.cat([images.flatten(1, 2), text.to(dtype)], dim=1)
         image_valid = inputs.camera_valid.repeat_interleave(num_tokens, dim=1)
         valid = torch.cat([image_valid, inputs.tokens.valid], dim=1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pizero.cli.main import VERBS, main
+from pizero.recipes import RECIPES
 from pizero.weights.folder import write_policy
 from tests.small import demonstrate, small_config, small_contract
 
@@ -118,7 +119,9 @@ def test_a_policy_of_another_robot_is_not_evaluated(
 def test_statistics_as_json_equal_the_file(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "stats", dataset, "--output", tmp_path / "s.json", "--json") == 0
+    monkeypatch.setitem(RECIPES, "small", lambda: small_config(num_steps=1))
+    arguments = (dataset, "--output", tmp_path / "s.json", "--recipe", "small", "--json")
+    assert run(monkeypatch, "stats", *arguments) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "s.json").read_text())
 
 

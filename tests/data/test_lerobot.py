@@ -105,6 +105,7 @@ def test_a_gap_between_shards_is_not_merged(tmp_path: Path) -> None:
     assert not (tmp_path / "d").exists()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_parts_of_unequal_length_are_refused(tmp_path: Path) -> None:
     whole = make_episode(0)
     short = Episode(states=whole.states, actions=whole.actions[:-1], images=whole.images, task=whole.task)
@@ -113,6 +114,7 @@ def test_parts_of_unequal_length_are_refused(tmp_path: Path) -> None:
     assert finished_shards(tmp_path) == set()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_pictures_of_another_size_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"does not fit navigation2d: .*\(5, 32, 32, 3\).*\(5, 64, 96, 3\)"):
         write_shard(tmp_path, 0, make_episode(0), embodiment=NAVIGATION2D)

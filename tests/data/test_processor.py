@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pizero.contract import Contract, FieldStatistics, Normalization
+from pizero.contract import ActionForm, Contract, FieldStatistics, Normalization
 from pizero.data.collate import collate, collate_inputs
 from pizero.data.processor import Normalizer, Processor
 from pizero.robots import METAWORLD
@@ -83,9 +83,14 @@ def assert_same_inputs(one: Inputs, other: Inputs) -> None:
         np.testing.assert_array_equal(getattr(one.tokens, name), getattr(other.tokens, name), err_msg=name)
 
 
+@pytest.mark.parametrize("action_form", ["recorded", "displacement"])
 @pytest.mark.parametrize("normalization", BOTH)
-def test_training_sees_exactly_what_serving_sees(normalization: Normalization) -> None:
-    processor = Processor(replace(contract(METAWORLD), normalization=normalization))
+def test_training_sees_exactly_what_serving_sees(
+    normalization: Normalization, action_form: ActionForm
+) -> None:
+    some_contract = contract(METAWORLD)
+    statistics = replace(some_contract.statistics, action_form=action_form, horizon=some_contract.horizon)
+    processor = Processor(replace(some_contract, normalization=normalization, statistics=statistics))
     samples = [example(processor.contract, seed) for seed in range(3)]
     cpu = torch.device("cpu")
     training = collate([processor.encode_example(sample) for sample in samples], cpu)

@@ -39,6 +39,11 @@ def test_instructions_are_cleaned_as_openpi_cleans_them(prompt: dict[str, str]) 
     assert clean(prompt["instruction"]) == prompt["text"]
 
 
+def test_blanks_are_stripped_before_underscores_become_blanks() -> None:
+    """openpi's order; the other one would strip what underscores leave."""
+    assert clean(" _go_to\nit_ ") == " go to it "
+
+
 @given(st.text(min_size=1, max_size=20).filter(lambda text: clean(text) != ""), st.integers(0, 9))
 def test_a_prompt_is_begin_text_line_break_and_padding(instruction: str, spare: int) -> None:
     text = clean(instruction).encode()

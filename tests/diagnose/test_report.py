@@ -7,10 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from pizero.data.lerobot import LeRobotDataset
 from pizero.data.video import encode_video
+from pizero.diagnose.measure import velocity_error
 from pizero.diagnose.report import write_report
 from pizero.diagnose.stages import add_stage, read_stages
+from pizero.models.pi0 import Pi0
+from pizero.policy.policy import Policy
 from pizero.results import EpisodeResult, summarize, wilson_interval
 from pizero.training.loop import train
 from tests.small import demonstrate, small_config, small_contract
@@ -98,14 +103,16 @@ def test_the_figures_are_those_of_the_files(run: Path) -> None:
     assert all((run / source).is_file() for source in page.sources if not source.startswith("data:"))
 
 
-def test_the_velocity_error_of_an_untrained_policy_is_that_of_its_target(run: Path) -> None:
-    """Three steps teach nothing: at time 1 the error is about the variance of noise minus actions."""
-    report = (
-        json.loads((run / "report.json").read_text()) if (run / "report.json").exists() else write_report(run)
-    )
-    error = report["velocity_error"]
-    assert error["times"][-1] == 1.0
-    assert 0.8 < error["errors"][-1] / error["reference"][-1] < 2.0
+def test_the_velocity_error_of_standing_still_is_the_mean_square_of_the_target(run: Path) -> None:
+    """With a last layer of zeros, the error at every time is E (noise - actions)²."""
+    policy, dataset = Policy.load(run / "training" / "policy"), LeRobotDataset.open(run / "dataset")
+    assert isinstance(policy.model, Pi0)
+    for parameter in policy.model.action_out.parameters():
+        torch.nn.init.zeros_(parameter)
+    error = velocity_error(policy, dataset, list(dataset.episodes))
+    assert len(set(error.errors)) == 1
+    assert error.errors[0] == pytest.approx(2.0, rel=0.3)  # unit noise, and actions of unit variance
+    assert error.reference[0] <= error.errors[0]
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -133,7 +140,7 @@ def test_wilson_interval_agrees_with_published_values(
 
 def test_summary_counts_every_episode_once() -> None:
     results = [
-        EpisodeResult(task="a", index=index, seed=0, success=index % 2 == 0, steps=index, seconds=0)
+        EpisodeResult(task="a", index=index, seed=0, success=index % 2 == 0, steps=index, seconds=0.0)
         for index in range(5)
     ]
     assert summarize(results)["tasks"]["a"]["successes"] == 3

@@ -1,4 +1,4 @@
-"""The behaviour that everything is for: demonstrations in, a policy that drives a robot in closed loop out."""
+"""The behaviour that everything is for: demonstrations in, a policy that drives a robot out."""
 
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from pizero.policy.policy import Policy
 from pizero.training.loop import train
 from tests.small import demonstrate, small_config, small_contract
 
-NUM_STEPS = 400
+NUM_STEPS = 500
 SCENES_PER_COLOR = 20
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> LeRobotDataset:
-    return demonstrate(tmp_path_factory.mktemp("learning") / "dataset", num_episodes=200)
+    return demonstrate(tmp_path_factory.mktemp("learning") / "dataset", num_episodes=300)
 
 
 def success_rate(policy: Policy) -> float:

@@ -80,7 +80,7 @@ def test_stopping_and_resuming_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
     stop_at: int,
 ) -> None:
-    """Ctrl-C arrives while step `stop_at` computes; the step is finished, and the next run goes on after it."""
+    """Ctrl-C arrives within step `stop_at`: it is finished, and the next run goes on after it."""
     made = 0
     real = loop.update_average
 
