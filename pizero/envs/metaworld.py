@@ -356,7 +356,7 @@ def _import_simulator() -> tuple[Any, Any, Any]:
         import mujoco
     except ModuleNotFoundError as error:
         raise _not_installed(error) from error
-    except (ImportError, AttributeError, OSError) as error:  # what PyOpenGL raises without its library
+    except (ImportError, AttributeError, OSError) as error:  # PyOpenGL without its library
         raise _no_graphics() from error
     try:
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
@@ -384,8 +384,9 @@ def _not_installed(error: ModuleNotFoundError) -> ModuleNotFoundError:
 
 def _no_graphics() -> RuntimeError:
     return RuntimeError(
-        "MuJoCo found no way to render off screen: on Debian or Ubuntu install `libegl1 libgl1-mesa-dri libopengl0` "
-        f"and set MUJOCO_GL=egl before Python starts (now MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r})"
+        "MuJoCo found no way to render off screen: on Debian or Ubuntu install "
+        "`libegl1 libgl1-mesa-dri libopengl0` and set MUJOCO_GL=egl before Python starts "
+        f"(now MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r})"
     )
 
 
