@@ -36,7 +36,7 @@ def evaluate(
 
     Args:
         policy: Policy folder.
-        output: Folder for results and videos; by default `evaluation` beside the policy's run.
+        output: Folder for results and videos; by default `evaluation` beside the training folder.
         tasks: Names of Meta-World tasks.
         episodes_per_task: Scenes of each task.
         num_executed: Actions of each chunk that are executed before the policy looks again.
@@ -54,7 +54,7 @@ def evaluate(
         num_videos=videos,
         seed=seed,
     )
-    folder = output or policy.parent / "evaluation"
+    folder = output or policy.parent.parent / "evaluation"
     results = evaluate_policy(config, policy, folder, num_workers=workers)
     summary = summarize(results)
     if as_json:
