@@ -46,7 +46,7 @@ def main() -> None:
         sys.stderr.write(f"pizero: {error}\n")
         sys.exit(2)
     except (InterruptedRunError, KeyboardInterrupt) as interruption:
-        sys.stderr.write(f"pizero: {interruption or 'interrupted'}; run the same command to go on\n")
+        sys.stderr.write(f"pizero: {str(interruption) or 'interrupted'}; run the same command to go on\n")
         sys.exit(130)
 
 

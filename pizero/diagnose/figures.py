@@ -86,7 +86,7 @@ def chunks(
     `recorded` is `[step, action_dim]`; each of `predicted` is a first step and a chunk `[horizon,
     action_dim]`.
     """
-    figure, axes = _new(1, len(names), size=(11, 2.1))
+    figure, axes = _new(1, len(names), size=(11, 2.4))
     for dimension, (ax, name) in enumerate(zip(axes[0], names, strict=True)):
         ax.plot(recorded[:, dimension], color=GRAY, linewidth=3, alpha=0.6, label="expert")
         for number, (start, chunk) in enumerate(predicted):
@@ -95,7 +95,7 @@ def chunks(
             ax.plot(steps, chunk[:, dimension], color=ORANGE, linewidth=1.0, label=label)
             ax.plot(start, chunk[0, dimension], "o", color=ORANGE, markersize=3)
         ax.set(title=name, xlabel="step", ylim=(-1.25, 1.25))
-    axes[0, 0].set_ylabel(task)
+    figure.suptitle(task, fontsize=10, x=0.01, horizontalalignment="left")
     axes[0, 0].legend(frameon=False, fontsize=8)
     return _svg(figure)
 
