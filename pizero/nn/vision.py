@@ -63,7 +63,7 @@ class GroupNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """norm → ReLU → 3×3 convolution, twice, added to the input (He et al. 2016, pre-activation)."""
+    """norm → ReLU → 3×3 convolution, twice, added to what the first ReLU gives (after He et al. 2016)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, num_groups: int) -> None:
         super().__init__()
