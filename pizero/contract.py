@@ -9,20 +9,26 @@ from pizero.records import differences, fingerprint, to_data
 from pizero.robots import Embodiment
 
 Normalization = Literal["zscore", "quantile"]
-ActionForm = Literal["recorded", "displacement"]
+ActionForm = Literal["recorded", "displacement", "relative"]
+PromptFormat = Literal["pi0", "pi05", "pi0_fast"]
+Convention = Literal["native", "aloha"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FieldStatistics:
-    """Per-dimension statistics of a state or an action, over `count` frames, in robot units."""
+    """Per-dimension statistics of a state or an action, over `count` frames.
+
+    What a foreign checkpoint does not tell stays empty, and a count of 0 says that the number of frames is
+    not known.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    minimum: tuple[float, ...]
-    maximum: tuple[float, ...]
-    q01: tuple[float, ...]
-    q99: tuple[float, ...]
-    count: int
+    minimum: tuple[float, ...] = ()
+    maximum: tuple[float, ...] = ()
+    q01: tuple[float, ...] = ()
+    q99: tuple[float, ...] = ()
+    count: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,20 +45,58 @@ class Statistics:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenFile:
+    """A tokenizer's file inside the policy folder, and the sha256 of its bytes."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionTokens:
+    """How π0-FAST writes actions as tokens: FAST token i has the id `first_id - i` in the text vocabulary.
+
+    `relaxed` decoding cuts or fills a sequence of the wrong length; the strict one refuses it.
+    """
+
+    file: TokenFile
+    scale: float
+    min_token: int
+    first_id: int
+    decoding: Literal["strict", "relaxed"] = "strict"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Contract:
     """Everything between robot units and model units that must not change silently.
 
-    Pictures are resized with padding to `image_size` pixels squared, in the embodiment's camera order; the
-    instruction becomes at most `max_tokens` tokens; a chunk has `horizon` actions at the embodiment's rate,
-    in the form that its statistics are of.
+    State and actions are written in `convention`, normalised with `epsilon` beside the spread, and padded
+    with zeros to `width` numbers (0: not padded). `slots` names the camera of each picture that the model
+    reads, in its order, and "" for a picture that this robot never has; without it, the embodiment's cameras
+    in their order. Pictures are resized with padding to `image_size` pixels squared; `absent_valid` says
+    whether the model sees a missing one as black (π0-FAST) or not at all.
+
+    The instruction, `instruction` if the robot gives none, becomes at most `max_tokens` tokens in the form
+    `prompt`, by bytes unless `tokenizer` names a SentencePiece file; with `padded_prompt_state` the state in
+    it is padded too (LeRobot's π0.5). A chunk has `horizon` actions at the embodiment's rate, in the form
+    that its statistics are of, as numbers or as `action_tokens`.
     """
 
     embodiment: Embodiment
+    convention: Convention = "native"
+    slots: tuple[str, ...] = ()
+    absent_valid: bool = False
     image_size: int
-    tokenizer: Literal["bytes"] = "bytes"
+    prompt: PromptFormat = "pi0"
+    padded_prompt_state: bool = False
+    instruction: str = ""
+    tokenizer: TokenFile | None = None
     max_tokens: int
     horizon: int
+    width: int = 0
+    action_tokens: ActionTokens | None = None
     normalization: Normalization
+    epsilon: float = 1e-6
     statistics: Statistics
 
     def __post_init__(self) -> None:
@@ -61,6 +105,25 @@ class Contract:
                 f"the statistics are of displacements over {self.statistics.horizon} actions, expected "
                 f"{self.horizon}: compute them anew with `pizero stats`"
             )
+        unknown = [slot for slot in self.slots if slot and slot not in self.embodiment.camera_names]
+        if unknown:
+            raise ValueError(
+                f"expected slots among the cameras {', '.join(self.embodiment.camera_names)}, "
+                f"found {', '.join(unknown)}"
+            )
+        for label, field, expected in (
+            ("state", self.statistics.state, self.embodiment.state_dim),
+            ("actions", self.statistics.actions, self.embodiment.action_dim),
+        ):
+            names = ("mean", "std") if self.normalization == "zscore" else ("q01", "q99")
+            found = {name: len(getattr(field, name)) for name in names}
+            if set(found.values()) != {expected}:
+                raise ValueError(
+                    f"{self.normalization} normalisation of the {label} of {self.embodiment.name} needs "
+                    f"{' and '.join(names)} of {expected} numbers, found {found}"
+                )
+            if self.width and self.width < expected:
+                raise ValueError(f"a {label} of {expected} numbers does not fit a width of {self.width}")
 
     @property
     def sha256(self) -> str:

@@ -116,7 +116,7 @@ def write_record(path: Path, record: Any) -> None:
     partial.replace(path)
 
 
-def read_record(kind: type[Record], path: Path) -> Record:
+def read_record(kind: type[Record] | types.UnionType, path: Path) -> Record:
     """Read a record; ValueError names the file and what is wrong with it."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

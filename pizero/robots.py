@@ -23,11 +23,15 @@ class Dimension:
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
-    """One camera as the policy sees it: its name and its picture's size in pixels."""
+    """One camera as the policy sees it: its name and its picture's size in pixels.
+
+    A policy acts without a camera that is not `required`.
+    """
 
     name: str
     height: int
     width: int
+    required: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +96,115 @@ NAVIGATION2D = Embodiment(
 )
 """A point on the unit square, seen from above: small enough for tests and for drawing."""
 
-CATALOG = {embodiment.name: embodiment for embodiment in (METAWORLD, NAVIGATION2D)}
+_VIPERX_JOINTS = (
+    ("waist", -3.1416, 3.1416),
+    ("shoulder", -1.7628, 1.7628),
+    ("elbow", -1.7628, 1.6057),
+    ("forearm_roll", -3.1416, 3.1416),
+    ("wrist_angle", -1.8675, 2.2689),
+    ("wrist_rotate", -3.1416, 3.1416),
+)
+"""Trossen's limits of a ViperX 300 6DOF, in radians."""
+
+
+def _viperx(arm: str) -> tuple[Dimension, ...]:
+    joints = tuple(
+        Dimension(name=f"{arm}_{name}", unit="rad", kind="joint", low=low, high=high)
+        for name, low, high in _VIPERX_JOINTS
+    )
+    gripper = Dimension(name=f"{arm}_gripper", unit="fraction", kind="gripper", low=0.0, high=1.0)
+    return (*joints, gripper)
+
+
+ALOHA = Embodiment(
+    name="aloha",
+    state=(*_viperx("left"), *_viperx("right")),
+    actions=(*_viperx("left"), *_viperx("right")),
+    cameras=(
+        Camera(name="cam_high", height=480, width=640),
+        Camera(name="cam_left_wrist", height=480, width=640, required=False),
+        Camera(name="cam_right_wrist", height=480, width=640, required=False),
+    ),
+    rate=50.0,
+)
+"""Two ViperX arms (Zhao et al. 2023): joint positions and grippers, left arm first."""
+
+_PANDA_JOINTS = (
+    (-2.8973, 2.8973),
+    (-1.7628, 1.7628),
+    (-2.8973, 2.8973),
+    (-3.0718, -0.0698),
+    (-2.8973, 2.8973),
+    (-0.0175, 3.7525),
+    (-2.8973, 2.8973),
+)
+"""Franka's limits of a Panda's joints, in radians."""
+
+_DROID_GRIPPER = Dimension(name="gripper", unit="fraction", kind="gripper", low=0.0, high=1.0)
+
+DROID = Embodiment(
+    name="droid",
+    state=(
+        *(
+            Dimension(name=f"joint_{index + 1}", unit="rad", kind="joint", low=low, high=high)
+            for index, (low, high) in enumerate(_PANDA_JOINTS)
+        ),
+        _DROID_GRIPPER,
+    ),
+    actions=(
+        *(
+            Dimension(
+                name=f"joint_velocity_{index + 1}",
+                unit="fraction of full speed",
+                kind="velocity",
+                low=-1.0,
+                high=1.0,
+            )
+            for index in range(7)
+        ),
+        _DROID_GRIPPER,
+    ),
+    cameras=(
+        Camera(name="exterior_image_1_left", height=180, width=320),
+        Camera(name="wrist_image_left", height=180, width=320),
+    ),
+    rate=15.0,
+)
+"""A Franka Panda as DROID records it (Khazatsky et al. 2024): joint velocities; closed grippers are 1."""
+
+_HAND = ("x", "y", "z")
+
+LIBERO = Embodiment(
+    name="libero",
+    state=(
+        *(Dimension(name=f"hand_{axis}", unit="m", kind="position", low=-1.5, high=1.5) for axis in _HAND),
+        *(
+            Dimension(name=f"rotation_{axis}", unit="rad", kind="orientation", low=-6.2832, high=6.2832)
+            for axis in _HAND
+        ),
+        Dimension(name="left_finger", unit="m", kind="gripper", low=0.0, high=0.04),
+        Dimension(name="right_finger", unit="m", kind="gripper", low=-0.04, high=0.0),
+    ),
+    actions=(
+        *(
+            Dimension(name=f"hand_d{axis}", unit="5 cm", kind="position", low=-1.0, high=1.0)
+            for axis in _HAND
+        ),
+        *(
+            Dimension(name=f"rotation_d{axis}", unit="0.5 rad", kind="orientation", low=-1.0, high=1.0)
+            for axis in _HAND
+        ),
+        Dimension(name="gripper", unit="fraction", kind="gripper", low=-1.0, high=1.0),
+    ),
+    cameras=(
+        Camera(name="image", height=256, width=256),
+        Camera(name="wrist_image", height=256, width=256),
+    ),
+    rate=20.0,
+)
+"""LIBERO's simulated Panda (Liu et al. 2023): the hand's pose, driven by increments; -1 opens the gripper."""
+
+CATALOG = {embodiment.name: embodiment for embodiment in (METAWORLD, NAVIGATION2D, ALOHA, DROID, LIBERO)}
 
 
 def find_embodiment(name: str) -> Embodiment:

@@ -1,27 +1,34 @@
-"""openpi's π0 in our names: the golden weights, inputs and gradients as `Pi0` has them."""
+"""openpi's models in our names: the golden weights, inputs and gradients of each member of the family."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from pizero.models.pi0 import Pi0, Pi0Config
+from pizero.models.build import ModelConfig, construct
+from pizero.models.pi0 import Pi0Config
+from pizero.models.pi0_fast import Pi0FASTConfig
+from pizero.models.pi05 import Pi05Config
 from pizero.nn.gemma import GemmaConfig
+from pizero.nn.lora import LoRAConfig
 from pizero.nn.paligemma import PaliGemmaConfig
 from pizero.nn.siglip import SigLIPConfig
 from pizero.types import Inputs, Tokens
+from pizero.weights.jax_names import jax_scheme
 
 GOLDEN = Path(__file__).parent / "golden"
+GRADIENT_STRIDE = 7
+"""Every seventh number of a gradient is kept, and its norm."""
 
 Golden = dict[str, np.ndarray]
-Pairs = Iterator[tuple[str, np.ndarray]]
 
 
 @cache
@@ -31,40 +38,49 @@ def arrays(name: str) -> Golden:
     return load_file(path) if path.suffix == ".safetensors" else dict(np.load(path))
 
 
-def golden_config() -> Pi0Config:
-    """Return the tiny π0 of which the golden files hold weights and results."""
-    sizes = json.loads((GOLDEN / "pi0" / "config.json").read_text(encoding="utf-8"))
+def sizes_of(kind: str) -> dict[str, Any]:
+    """Return the sizes that a golden folder's `config.json` tells."""
+    return json.loads((GOLDEN / kind / "config.json").read_text(encoding="utf-8"))
+
+
+def golden_config(kind: str = "pi0") -> Any:
+    """Return the tiny model of which a golden folder holds weights and results."""
+    sizes = sizes_of(kind)
     vision = sizes["siglip"]
-    return Pi0Config(
-        backbone=PaliGemmaConfig(
-            vision=SigLIPConfig(
-                **{name: vision[name] for name in ("width", "depth", "mlp_dim", "num_heads")}
-            ),
-            language=GemmaConfig(**sizes["paligemma"]),
-            vocab_size=sizes["vocab_size"],
-        ),
-        expert=GemmaConfig(**sizes["action_expert"]),
-        state_dim=sizes["action_dim"],
-        action_dim=sizes["action_dim"],
-        horizon=sizes["action_horizon"],
+    backbone = PaliGemmaConfig(
+        vision=SigLIPConfig(**{name: vision[name] for name in ("width", "depth", "mlp_dim", "num_heads")}),
+        language=GemmaConfig(**sizes["paligemma"]),
+        vocab_size=sizes["vocab_size"],
     )
+    shared = {"action_dim": sizes["action_dim"], "horizon": sizes["action_horizon"]}
+    if "action_expert" not in sizes:
+        return Pi0FASTConfig(backbone=backbone, max_new_tokens=sizes["max_decoding_steps"], **shared)
+    expert = GemmaConfig(**sizes["action_expert"])
+    if sizes["pi05"]:
+        return Pi05Config(backbone=backbone, expert=replace(expert, conditioned=True), **shared)
+    return Pi0Config(backbone=backbone, expert=expert, state_dim=sizes["action_dim"], **shared)
 
 
-def golden_model() -> Pi0:
-    """Return that π0 with the golden weights."""
-    model = Pi0(golden_config())
-    model.load_state_dict(from_openpi(arrays("pi0/params_jax.safetensors"), model.config))
+def with_lora(config: Any, lora: LoRAConfig) -> Any:
+    """Return the config with adapters on both of its transformers."""
+    backbone = replace(config.backbone, language=replace(config.backbone.language, lora=lora))
+    return replace(config, backbone=backbone, expert=replace(config.expert, lora=lora))
+
+
+def golden_model(kind: str = "pi0") -> Any:
+    """Return that model with the golden weights."""
+    model = construct(golden_config(kind))
+    model.load_state_dict(from_openpi(arrays(f"{kind}/params_jax.safetensors"), golden_config(kind)))
     return model
 
 
-def golden_inputs() -> Inputs:
-    """Return the two observations that the golden results belong to."""
-    raw = arrays("pi0/inputs.npz")
-    cameras = json.loads((GOLDEN / "pi0" / "config.json").read_text(encoding="utf-8"))["camera_order"]
-    images = np.stack([raw[f"image_{camera}"].transpose(0, 3, 1, 2) for camera in cameras], axis=1)
+def golden_inputs(kind: str = "pi0") -> Inputs:
+    """Return the two observations that the golden results of π0 or π0.5 belong to."""
+    raw = arrays(f"{kind}/inputs.npz")
+    cameras = sizes_of(kind)["camera_order"]
     valid = torch.from_numpy(raw["tokenized_prompt_mask"])
     return Inputs(
-        images=torch.from_numpy(np.ascontiguousarray(images)),
+        images=golden_images(kind),
         camera_valid=torch.from_numpy(np.stack([raw[f"image_mask_{camera}"] for camera in cameras], axis=1)),
         state=torch.from_numpy(raw["state"]),
         tokens=Tokens(
@@ -76,76 +92,66 @@ def golden_inputs() -> Inputs:
     )
 
 
-def from_openpi(golden: Golden, config: Pi0Config) -> dict[str, Tensor]:
-    """Return openpi's tensors under our names and in our layout.
+def golden_fast_inputs(part: str, *, masked_camera: bool = False) -> Inputs:
+    """Return π0-FAST's inputs of `part` "train" (with action tokens) or "infer" (the prompt alone)."""
+    raw = arrays("pi0_fast/inputs.npz")
+    cameras = sizes_of("pi0_fast")["camera_order"]
+    masks = np.stack([raw[f"image_mask_variant_{camera}"] for camera in cameras], axis=1)
+    valid = torch.from_numpy(raw[f"{part}_tokenized_prompt_mask"])
+    nothing = torch.zeros_like(valid)
+    train = part == "train"
+    return Inputs(
+        images=golden_images("pi0_fast"),
+        camera_valid=torch.from_numpy(masks if masked_camera else np.ones_like(masks)),
+        state=torch.from_numpy(raw["state"]),
+        tokens=Tokens(
+            ids=torch.from_numpy(raw[f"{part}_tokenized_prompt"]).long(),
+            valid=valid,
+            causal=torch.from_numpy(raw["train_token_ar_mask"]).bool() if train else nothing,
+            target=torch.from_numpy(raw["train_token_loss_mask"]) if train else nothing,
+        ),
+    )
 
-    Only axes are moved, so that gradients map exactly as weights do. openpi keeps a linear map as `[in, out]`
-    (we: `[out, in]`), attention heads on an axis of their own, and all layers stacked on the first axis.
+
+def golden_images(kind: str) -> Tensor:
+    """Return the pictures of both observations, `uint8 [batch, camera, 3, h, w]`."""
+    raw = arrays(f"{kind}/inputs.npz")
+    pictures = [raw[f"image_{camera}"].transpose(0, 3, 1, 2) for camera in sizes_of(kind)["camera_order"]]
+    return torch.from_numpy(np.ascontiguousarray(np.stack(pictures, axis=1)))
+
+
+def from_openpi(golden: Golden, config: ModelConfig) -> dict[str, Tensor]:
+    """Return openpi's tensors under our names and in our layout."""
+    return {
+        place.ours: place.layout.read(torch.from_numpy(golden[place.foreign])[place.index]).contiguous()
+        for place in jax_scheme(config).places
+    }
+
+
+def gradient_mismatches(model: Any, kind: str, tolerance: float = 1e-4) -> list[str]:
+    """Return the weights whose gradients are not openpi's, by sampled numbers and by norm.
+
+    The tolerance is relative to the largest number of openpi's tensor, in which layers are stacked.
     """
-    ours = {
-        **{f"backbone.vision.{name}": value for name, value in _siglip(golden, config.backbone.vision.depth)},
-        "backbone.embedding": golden["PaliGemma/llm/embedder/input_embedding"],
-        **{f"backbone.language.{name}": value for name, value in _gemma(golden, config.expert.depth, "")},
-        **{f"expert.{name}": value for name, value in _gemma(golden, config.expert.depth, "_1")},
+    golden, wrong = arrays(f"{kind}/grads_jax.npz"), []
+    gradients = {
+        name: torch.zeros_like(weight) if weight.grad is None else weight.grad
+        for name, weight in model.named_parameters()
     }
-    projections = {
-        "state_in": "state_proj",
-        "action_in": "action_in_proj",
-        "action_time_in": "action_time_mlp_in",
-        "action_time_out": "action_time_mlp_out",
-        "action_out": "action_out_proj",
-    }
-    for name, theirs in projections.items():
-        ours[f"{name}.weight"] = golden[f"{theirs}/kernel"].T
-        ours[f"{name}.bias"] = golden[f"{theirs}/bias"]
-    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in ours.items()}
-
-
-def _siglip(golden: Golden, depth: int) -> Pairs:
-    root = "PaliGemma/img"
-    yield "patches.weight", golden[f"{root}/embedding/kernel"].transpose(3, 2, 0, 1)
-    yield "patches.bias", golden[f"{root}/embedding/bias"]
-    yield "position_embedding", golden[f"{root}/pos_embedding"][0]
-    yield "final_norm.scale", golden[f"{root}/Transformer/encoder_norm/scale"]
-    yield "final_norm.bias", golden[f"{root}/Transformer/encoder_norm/bias"]
-    yield "head.weight", golden[f"{root}/head/kernel"].T
-    yield "head.bias", golden[f"{root}/head/bias"]
-    block = f"{root}/Transformer/encoderblock"
-    attention, mlp = f"{block}/MultiHeadDotProductAttention_0", f"{block}/MlpBlock_0"
-    for index in range(depth):
-        layer = f"layers.{index}"
-        for name, theirs in (("attention_norm", "LayerNorm_0"), ("feed_forward_norm", "LayerNorm_1")):
-            yield f"{layer}.{name}.scale", golden[f"{block}/{theirs}/scale"][index]
-            yield f"{layer}.{name}.bias", golden[f"{block}/{theirs}/bias"][index]
-        for name in ("query", "key", "value"):
-            kernel = golden[f"{attention}/{name}/kernel"][index]  # [width, head, head_dim]
-            yield f"{layer}.{name}.weight", kernel.reshape(len(kernel), -1).T
-            yield f"{layer}.{name}.bias", golden[f"{attention}/{name}/bias"][index].reshape(-1)
-        kernel = golden[f"{attention}/out/kernel"][index]  # [head, head_dim, width]
-        yield f"{layer}.output.weight", kernel.reshape(-1, kernel.shape[-1]).T
-        yield f"{layer}.output.bias", golden[f"{attention}/out/bias"][index]
-        for name, theirs in (("up", "Dense_0"), ("down", "Dense_1")):
-            yield f"{layer}.{name}.weight", golden[f"{mlp}/{theirs}/kernel"][index].T
-            yield f"{layer}.{name}.bias", golden[f"{mlp}/{theirs}/bias"][index]
-
-
-def _gemma(golden: Golden, depth: int, expert: str) -> Pairs:
-    root = "PaliGemma/llm"
-    yield "final_norm.scale", golden[f"{root}/final_norm{expert}/scale"]
-    for index in range(depth):
-        layer = f"layers.{index}"
-        yield (
-            f"{layer}.attention_norm.scale",
-            golden[f"{root}/layers/pre_attention_norm{expert}/scale"][index],
-        )
-        yield f"{layer}.feed_forward_norm.scale", golden[f"{root}/layers/pre_ffw_norm{expert}/scale"][index]
-        queries = golden[f"{root}/layers/attn/q_einsum{expert}/w"][index]  # [head, width, head_dim]
-        keys, values = golden[f"{root}/layers/attn/kv_einsum{expert}/w"][index]  # [kv_head, width, head_dim]
-        for name, heads in (("query", queries), ("key", keys), ("value", values)):
-            yield f"{layer}.attention.{name}.weight", heads.transpose(0, 2, 1).reshape(-1, heads.shape[1])
-        output = golden[f"{root}/layers/attn/attn_vec_einsum{expert}/w"][index]  # [head, head_dim, width]
-        yield f"{layer}.attention.output.weight", output.reshape(-1, output.shape[-1]).T
-        gate, up = golden[f"{root}/layers/mlp{expert}/gating_einsum"][index]  # [width, mlp_dim]
-        yield f"{layer}.feed_forward.gate.weight", gate.T
-        yield f"{layer}.feed_forward.up.weight", up.T
-        yield f"{layer}.feed_forward.down.weight", golden[f"{root}/layers/mlp{expert}/linear"][index].T
+    parts: dict[str, dict[tuple[int, ...], Tensor]] = {}
+    for place in jax_scheme(model.config).places:
+        parts.setdefault(place.foreign, {})[place.index] = place.layout.write(gradients[place.ours])
+    for name, by_index in parts.items():
+        shape = tuple(max(column) + 1 for column in zip(*by_index, strict=True))
+        stacked = torch.stack([by_index[index] for index in sorted(by_index)])
+        flat = stacked.unflatten(0, shape).flatten() if shape else stacked.flatten()
+        largest = float(golden[f"{name}:largest"])
+        sample = torch.from_numpy(golden[f"{name}:sample"])
+        # A key's bias shifts all logits of a row alike: its gradient is 0 but for rounding, hence 1e-7.
+        distance = (flat[::GRADIENT_STRIDE] - sample).abs().max().item()
+        norm = float(golden[f"{name}:norm"])
+        norm_distance = abs(flat.double().norm().item() - norm)
+        rounding = 1e-7 * flat.numel() ** 0.5
+        if distance > tolerance * largest + 1e-7 or norm_distance > tolerance * norm + rounding:
+            wrong.append(f"{name}: {distance:.1e} of {largest:.1e}, norm off by {norm_distance:.1e}")
+    return wrong

@@ -35,7 +35,16 @@ NARROWER: dict[str, set[str]] = {
 """Rooms that may import less than their row allows: layers know no files, processes no networks."""
 
 WITHOUT_TORCH = ("types", "contract", "robots", "names", "records", "serving.messages", "serving.client")
-REPLACEABLE_DEPENDENCIES = ("av", "gymnasium", "metaworld", "mujoco")
+REPLACEABLE_DEPENDENCIES = (
+    "av",
+    "gymnasium",
+    "metaworld",
+    "msgpack",
+    "mujoco",
+    "sentencepiece",
+    "tensorstore",
+    "tokenizers",
+)
 MODULES_THAT_UNPICKLE = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.save", "yaml.load", "yaml.unsafe_load", "os.system"}
 MAX_LINES = 400
@@ -60,7 +69,7 @@ def room_of(module: str) -> str | None:
     first, *rest = module.split(".")
     if first in ("studies", "benchmarks", "tests"):
         return first
-    if first != "pizero" or not rest:
+    if first != "pizero" or rest in ([], ["serving"]):
         return None
     return ".".join(rest[:2]) if rest[0] == "serving" else rest[0]
 

@@ -38,11 +38,14 @@ def test_the_hash_is_of_this_text() -> None:
         '"type":"FieldStatistics"}'
     )
     text = (
-        '{"embodiment":{"actions":[{"high":1.0,"kind":"velocity","low":-1.0,"name":"dx","type":"Dimension",'
-        '"unit":"m/s"}],"cameras":[{"height":8,"name":"top","type":"Camera","width":6}],"name":"dot","rate":10.0,'
+        '{"absent_valid":false,"action_tokens":null,"convention":"native","embodiment":{"actions":[{"high":1.0,'
+        '"kind":"velocity","low":-1.0,"name":"dx","type":"Dimension","unit":"m/s"}],"cameras":[{"height":8,'
+        '"name":"top","required":true,"type":"Camera","width":6}],"name":"dot","rate":10.0,'
         '"state":[{"high":1.0,"kind":"position","low":0.0,"name":"x","type":"Dimension","unit":"m"}],'
-        '"type":"Embodiment"},"horizon":2,"image_size":8,"max_tokens":12,"normalization":"zscore","statistics":'
-        f'{{"action_form":"recorded","actions":{field},"horizon":1,"state":{field},"type":"Statistics"}},"tokenizer":"bytes","type":"Contract"}}'
+        '"type":"Embodiment"},"epsilon":1e-06,"horizon":2,"image_size":8,"instruction":"","max_tokens":12,'
+        '"normalization":"zscore","padded_prompt_state":false,"prompt":"pi0","slots":[],"statistics":'
+        f'{{"action_form":"recorded","actions":{field},"horizon":1,"state":{field},"type":"Statistics"}},'
+        '"tokenizer":null,"type":"Contract","width":0}'
     )
     assert json.loads(text)["type"] == "Contract"
     assert record.sha256 == hashlib.sha256(text.encode()).hexdigest()

@@ -10,10 +10,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads stall wh
 import tyro
 
 from pizero.cli.collect import collect
+from pizero.cli.convert import convert
 from pizero.cli.demo import demo
 from pizero.cli.evaluate import evaluate
 from pizero.cli.report import report
 from pizero.cli.stats import stats
+from pizero.cli.tokenizer import tokenizer
 from pizero.cli.train import train
 from pizero.training.loop import InterruptedRunError
 
@@ -24,6 +26,8 @@ VERBS = {
     "train": train,
     "evaluate": evaluate,
     "report": report,
+    "convert": convert,
+    "tokenizer": tokenizer,
 }
 
 DESCRIPTION = """π0 robot policies: demonstrate, train, evaluate in closed loop, look at the result.

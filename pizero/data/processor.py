@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import numpy as np
-from jaxtyping import Float
+from pathlib import Path
 
-from pizero.contract import Contract, FieldStatistics, Normalization
+import numpy as np
+from jaxtyping import Float, Int
+
+from pizero.contract import ActionTokens, Contract, FieldStatistics, Normalization, TokenFile
+from pizero.data.action_tokens import FastTokenizer, extract_action_ids
 from pizero.data.actions import ActionTransform
+from pizero.data.conventions import find_convention
 from pizero.data.images import resize_with_pad
-from pizero.data.text import ByteTokenizer, prompt_tokens
+from pizero.data.text import ByteTokenizer, SentencePieceTokenizer, TextTokenizer, prompt_tokens
 from pizero.types import ActionChunk, Batch, Example, Inputs, Observation
 
 
 class Normalizer:
     """An invertible affine map per dimension, from robot units to about [-1, 1].
 
-    z-score: `(x - mean) / (std + 1e-6)`; quantile: `2 (x - q01) / (q99 - q01 + 1e-6) - 1` (openpi's
-    formulas).
+    z-score: `(x - mean) / (std + ε)`; quantile: `2 (x - q01) / (q99 - q01 + ε) - 1` (openpi's formulas, with
+    ε = 1e-6).
     """
 
-    def __init__(self, statistics: FieldStatistics, normalization: Normalization) -> None:
+    def __init__(
+        self, statistics: FieldStatistics, normalization: Normalization, epsilon: float = 1e-6
+    ) -> None:
         if normalization == "zscore":
-            center, scale = np.array(statistics.mean), np.array(statistics.std) + 1e-6
+            center, scale = np.array(statistics.mean), np.array(statistics.std) + epsilon
         else:
             low, high = np.array(statistics.q01), np.array(statistics.q99)
-            scale = (high - low + 1e-6) / 2.0
+            scale = (high - low + epsilon) / 2.0
             center = low + scale
         self.center, self.scale = center, scale
 
@@ -38,19 +44,100 @@ class Normalizer:
 
 
 class Processor:
-    """Everything that a contract says about the way in and the way out, as functions."""
+    """Everything that a contract says about the way in and the way out, as functions.
 
-    def __init__(self, contract: Contract) -> None:
+    `files` is the folder in which the contract's tokenizers lie; one that uses bytes needs none.
+    """
+
+    def __init__(self, contract: Contract, files: Path | None = None) -> None:
         self.contract = contract
-        self.tokenizer = ByteTokenizer()
-        self.state = Normalizer(contract.statistics.state, contract.normalization)
+        self.tokenizer: TextTokenizer = ByteTokenizer()
+        if contract.tokenizer is not None:
+            path = _file(contract.tokenizer, files)
+            self.tokenizer = SentencePieceTokenizer.load(path, sha256=contract.tokenizer.sha256)
+        self.action_tokenizer: FastTokenizer | None = None
+        if contract.action_tokens is not None:
+            tokens = contract.action_tokens
+            self.action_tokenizer = FastTokenizer.load(
+                _file(tokens.file, files),
+                scale=tokens.scale,
+                min_token=tokens.min_token,
+                sha256=tokens.file.sha256,
+            )
+        self.convention = find_convention(contract.convention)
         self.action_transform = ActionTransform(contract.statistics.action_form, contract.embodiment)
-        self.actions = Normalizer(contract.statistics.actions, contract.normalization)
+        self.state = Normalizer(contract.statistics.state, contract.normalization, contract.epsilon)
+        self.actions = Normalizer(contract.statistics.actions, contract.normalization, contract.epsilon)
+        self.slots = contract.slots or contract.embodiment.camera_names
 
     def encode(self, observation: Observation) -> Inputs:
         """Return what the model reads, in numpy and unbatched; ValueError if the observation breaks the
         contract.
         """
+        return self._encode(observation, action_ids=None)
+
+    def encode_example(self, example: Example) -> Batch:
+        """Return one training sample, in numpy and unbatched, through the same function that serving uses."""
+        contract, embodiment = self.contract, self.contract.embodiment
+        expected = (contract.horizon, embodiment.action_dim)
+        if example.actions.shape != expected:
+            raise ValueError(
+                f"expected actions of shape {list(expected)} ({embodiment.name}), "
+                f"found {list(example.actions.shape)}"
+            )
+        state = self.convention.encode_state(example.observation.state)
+        written = self.convention.encode_actions(example.actions)
+        actions = self.actions.encode(self.action_transform.encode(written, state))
+        action_ids = None
+        if self.action_tokenizer is not None and contract.action_tokens is not None:
+            first = contract.action_tokens.first_id
+            action_ids = [first - index for index in self.action_tokenizer.encode(actions)]
+        return Batch(
+            inputs=self._encode(example.observation, action_ids=action_ids),
+            actions=self._pad(actions),
+            valid=example.valid,
+        )
+
+    def decode(
+        self,
+        written: Float[np.ndarray, "horizon width"] | Int[np.ndarray, "token"],
+        observation: Observation,
+    ) -> ActionChunk:
+        """Return what a model made of an observation as actions in robot units, ready to execute.
+
+        ValueError if the model wrote tokens that are no actions.
+        """
+        contract = self.contract
+        if self.action_tokenizer is not None and contract.action_tokens is not None:
+            actions = self._decode_tokens(written.tolist(), self.action_tokenizer, contract.action_tokens)
+        else:
+            actions = written[:, : contract.embodiment.action_dim]
+        state = self.convention.encode_state(observation.state)
+        unscaled = self.actions.decode(actions)
+        executable = self.convention.decode_actions(self.action_transform.decode(unscaled, state))
+        return executable.astype(np.float32)
+
+    def _encode(self, observation: Observation, *, action_ids: list[int] | None) -> Inputs:
+        contract = self.contract
+        self._check(observation)
+        state = self.state.encode(self.convention.encode_state(observation.state))
+        padded = self._pad(state)
+        pictures, valid = zip(*(self._picture(observation, slot) for slot in self.slots), strict=True)
+        return Inputs(
+            images=np.stack(pictures).transpose(0, 3, 1, 2),
+            camera_valid=np.array(valid),
+            state=padded,
+            tokens=prompt_tokens(
+                contract.prompt,
+                observation.instruction or contract.instruction,
+                padded if contract.padded_prompt_state else state,
+                self.tokenizer,
+                contract.max_tokens,
+                action_ids=action_ids,
+            ),
+        )
+
+    def _check(self, observation: Observation) -> None:
         embodiment = self.contract.embodiment
         if observation.state.shape != (embodiment.state_dim,):
             raise ValueError(
@@ -60,38 +147,41 @@ class Processor:
             )
         if not np.isfinite(observation.state).all():
             raise ValueError(f"expected a finite state, found {observation.state.tolist()}")
-        names = embodiment.camera_names
-        if set(observation.images) != set(names):
+        required = [camera.name for camera in embodiment.cameras if camera.required]
+        if not set(required) <= set(observation.images) <= set(embodiment.camera_names):
+            optional = [camera.name for camera in embodiment.cameras if not camera.required]
+            allowed = f" and perhaps {', '.join(optional)}" if optional else ""
             raise ValueError(
-                f"expected the cameras {', '.join(names)}, found {', '.join(observation.images) or 'none'}"
+                f"expected the cameras {', '.join(required)}{allowed}, "
+                f"found {', '.join(observation.images) or 'none'}"
             )
-        pictures = [
-            resize_with_pad(self._picture(observation, name), self.contract.image_size) for name in names
-        ]
-        return Inputs(
-            images=np.stack(pictures).transpose(0, 3, 1, 2),
-            camera_valid=np.ones(len(names), dtype=bool),
-            state=self.state.encode(observation.state),
-            tokens=prompt_tokens(observation.instruction, self.tokenizer, self.contract.max_tokens),
-        )
 
-    def encode_example(self, example: Example) -> Batch:
-        """Return one training sample, in numpy and unbatched, through the same `encode` that serving uses."""
-        return Batch(
-            inputs=self.encode(example.observation),
-            actions=self.actions.encode(self.action_transform.encode(example.actions)),
-            valid=example.valid,
-        )
-
-    def decode(self, actions: Float[np.ndarray, "horizon action_dim"]) -> ActionChunk:
-        """Return the model's actions in robot units, ready to execute."""
-        return self.action_transform.decode(self.actions.decode(actions))
-
-    def _picture(self, observation: Observation, name: str) -> np.ndarray:
-        picture = observation.images[name]
+    def _picture(self, observation: Observation, slot: str) -> tuple[np.ndarray, bool]:
+        size = self.contract.image_size
+        if slot not in observation.images:
+            return np.zeros((size, size, 3), dtype=np.uint8), self.contract.absent_valid
+        picture = observation.images[slot]
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise ValueError(
-                f"expected camera {name!r} as uint8 [height, width, 3], "
+                f"expected camera {slot!r} as uint8 [height, width, 3], "
                 f"found {picture.dtype} {list(picture.shape)}"
             )
-        return picture
+        return resize_with_pad(picture, size), True
+
+    def _pad(self, x: Float[np.ndarray, "*batch dimension"]) -> Float[np.ndarray, "*batch width"]:
+        missing = max(self.contract.width - x.shape[-1], 0)
+        return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)]) if missing else x
+
+    def _decode_tokens(
+        self, ids: list[int], tokenizer: FastTokenizer, tokens: ActionTokens
+    ) -> Float[np.ndarray, "horizon action_dim"]:
+        fast = extract_action_ids(ids, self.tokenizer, tokens.first_id, tokenizer.vocab_size)
+        strict = tokens.decoding == "strict"
+        shape = (self.contract.horizon, self.contract.embodiment.action_dim)
+        return tokenizer.decode(fast, *shape, strict=strict)
+
+
+def _file(file: TokenFile, folder: Path | None) -> Path:
+    if folder is None:
+        raise ValueError(f"the contract names the tokenizer file {file.name}; give the folder that holds it")
+    return folder / file.name

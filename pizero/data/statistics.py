@@ -47,7 +47,7 @@ def compute_statistics(
 ) -> Statistics:
     """Return statistics of a dataset's states, and of its actions in the form in which a model sees them."""
     actions, valid = action_windows(dataset, np.arange(dataset.num_frames), horizon)
-    transformed = ActionTransform(action_form, embodiment).encode(actions)
+    transformed = ActionTransform(action_form, embodiment).encode(actions, dataset.states)
     return Statistics(
         state=field_statistics(dataset.states),
         actions=field_statistics(transformed[valid]),

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pizero.generative.flow import FlowMatching
@@ -21,6 +21,11 @@ class ActionModel(nn.Module, ABC):
     horizon: int
     action_dim: int
 
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Return the shape of the standard normal noise that one chunk is made from."""
+        return (self.horizon, self.action_dim)
+
     @abstractmethod
     def loss(
         self,
@@ -33,9 +38,9 @@ class ActionModel(nn.Module, ABC):
 
     @abstractmethod
     def sample(
-        self, inputs: Inputs, *, noise: Float[Tensor, "batch horizon action_dim"]
-    ) -> Float[Tensor, "batch horizon action_dim"]:
-        """Return one action chunk per row, made from standard normal `noise`."""
+        self, inputs: Inputs, *, noise: Float[Tensor, "batch *noise_shape"]
+    ) -> Float[Tensor, "batch horizon action_dim"] | Int[Tensor, "batch token"]:
+        """Return one action chunk per row, made from standard normal `noise`, as numbers or as tokens."""
 
 
 class DenoisingModel(ActionModel, Generic[Context]):

@@ -38,14 +38,17 @@ class Pi0Config:
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        language, expert = self.backbone.language, self.expert
-        shared = ("depth", "num_kv_heads", "head_dim")
-        different = [name for name in shared if getattr(language, name) != getattr(expert, name)]
-        if different:
-            raise ValueError(
-                f"the expert reads the language model's keys and values layer by layer, so both must agree "
-                f"in {', '.join(shared)}; found {language} and {expert}"
-            )
+        check_shared_cache(self.backbone.language, self.expert)
+
+
+def check_shared_cache(language: GemmaConfig, expert: GemmaConfig) -> None:
+    """Raise ValueError unless an expert can read a language model's keys and values."""
+    shared = ("depth", "num_kv_heads", "head_dim")
+    if any(getattr(language, name) != getattr(expert, name) for name in shared):
+        raise ValueError(
+            f"the expert reads the language model's keys and values layer by layer, so both must agree "
+            f"in {', '.join(shared)}; found {language} and {expert}"
+        )
 
 
 PALIGEMMA_3B = PaliGemmaConfig(
@@ -85,7 +88,7 @@ class Pi0(DenoisingModel[KeyValues]):
     @property
     def compute_dtype(self) -> torch.dtype:
         """Return the dtype of the transformers and of the image encoder."""
-        return torch.bfloat16 if self.config.compute_dtype == "bfloat16" else torch.float32
+        return getattr(torch, self.config.compute_dtype)
 
     def observe(self, inputs: Inputs) -> KeyValues:
         """Encode images, text and state."""

@@ -18,12 +18,17 @@ from pizero.nn.attention import (
     rotate,
     rotation,
 )
-from pizero.nn.layers import Linear, RMSNorm
+from pizero.nn.layers import AdaptiveRMSNorm, Linear, RMSNorm
+from pizero.nn.lora import LoRAConfig, LoRAIntoHeads, LoRAOutOfHeads
 
 
 @dataclass(frozen=True, kw_only=True)
 class GemmaConfig:
-    """Sizes of one Gemma: residual width, layers, feed-forward width, and attention heads."""
+    """Sizes of one Gemma: residual width, layers, feed-forward width, and attention heads.
+
+    The norms of a `conditioned` one are steered by a vector of its width; `lora` adds adapters to every
+    linear map.
+    """
 
     width: int
     depth: int
@@ -31,6 +36,8 @@ class GemmaConfig:
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    conditioned: bool = False
+    lora: LoRAConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -77,10 +84,10 @@ class Attention(nn.Module):
     def __init__(self, config: GemmaConfig) -> None:
         super().__init__()
         self.config = config
-        self.query = Linear(config.width, config.num_heads * config.head_dim)
-        self.key = Linear(config.width, config.num_kv_heads * config.head_dim)
-        self.value = Linear(config.width, config.num_kv_heads * config.head_dim)
-        self.output = Linear(config.num_heads * config.head_dim, config.width)
+        self.query = self._into_heads(config.num_heads)
+        self.key = self._into_heads(config.num_kv_heads)
+        self.value = self._into_heads(config.num_kv_heads)
+        self.output = self._out_of_heads()
 
     def key_values(
         self, x: Float[Tensor, "batch token width"], place: Rotation
@@ -102,19 +109,63 @@ class Attention(nn.Module):
         queries = rotate(self.query(x).unflatten(-1, heads), place)
         return self.output(attend(queries, keys, values, bias).flatten(-2))
 
+    def _into_heads(self, num_heads: int) -> Linear:
+        width, heads_width, lora = self.config.width, num_heads * self.config.head_dim, self.config.lora
+        if lora is None:
+            return Linear(width, heads_width)
+        scale = lora.attention_alpha / lora.attention_rank
+        return LoRAIntoHeads(width, heads_width, rank=lora.attention_rank, scale=scale, num_heads=num_heads)
+
+    def _out_of_heads(self) -> Linear:
+        config, lora = self.config, self.config.lora
+        heads_width = config.num_heads * config.head_dim
+        if lora is None:
+            return Linear(heads_width, config.width)
+        scale = lora.attention_alpha / lora.attention_rank
+        return LoRAOutOfHeads(
+            heads_width, config.width, rank=lora.attention_rank, scale=scale, num_heads=config.num_heads
+        )
+
 
 class FeedForward(nn.Module):
     """GeGLU: `down(gelu_tanh(gate(x)) · up(x))`; no biases."""
 
-    def __init__(self, width: int, mlp_dim: int) -> None:
+    def __init__(self, config: GemmaConfig) -> None:
         super().__init__()
-        self.gate = Linear(width, mlp_dim)
-        self.up = Linear(width, mlp_dim)
-        self.down = Linear(mlp_dim, width)
+
+        def linear(in_features: int, out_features: int) -> Linear:
+            if config.lora is None:
+                return Linear(in_features, out_features)
+            return LoRAIntoHeads(in_features, out_features, rank=config.lora.feed_forward_rank)
+
+        self.gate = linear(config.width, config.mlp_dim)
+        self.up = linear(config.width, config.mlp_dim)
+        self.down = linear(config.mlp_dim, config.width)
 
     def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
         """Transform each token by itself."""
         return self.down(F.gelu(self.gate(x), approximate="tanh") * self.up(x))
+
+
+def make_norm(config: GemmaConfig) -> RMSNorm | AdaptiveRMSNorm:
+    """Return the norm of one place of a Gemma."""
+    return AdaptiveRMSNorm(config.width, config.width) if config.conditioned else RMSNorm(config.width)
+
+
+def normalize(
+    norm: nn.Module, hidden: Float[Tensor, "batch token width"], condition: Tensor | None
+) -> tuple[Float[Tensor, "batch token width"], Tensor | None]:
+    """Return normalised tokens, and the gate of what is made of them; a plain norm has none."""
+    if not isinstance(norm, AdaptiveRMSNorm):
+        return norm(hidden), None
+    if condition is None:
+        raise ValueError("this Gemma is conditioned: give its forward pass a condition, [batch, width]")
+    return norm(hidden, condition)
+
+
+def add(hidden: Tensor, update: Tensor, gate: Tensor | None) -> Float[Tensor, "batch token width"]:
+    """Return the residual stream with an update, scaled by the gate if there is one."""
+    return hidden + (update if gate is None else update * gate)
 
 
 class GemmaLayer(nn.Module):
@@ -122,10 +173,10 @@ class GemmaLayer(nn.Module):
 
     def __init__(self, config: GemmaConfig) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(config.width)
+        self.attention_norm = make_norm(config)
         self.attention = Attention(config)
-        self.feed_forward_norm = RMSNorm(config.width)
-        self.feed_forward = FeedForward(config.width, config.mlp_dim)
+        self.feed_forward_norm = make_norm(config)
+        self.feed_forward = FeedForward(config)
 
     def forward(
         self,
@@ -133,15 +184,17 @@ class GemmaLayer(nn.Module):
         bias: Float[Tensor, "batch token key"],
         place: Rotation,
         past: tuple[Tensor, Tensor] | None,
+        condition: Float[Tensor, "batch width"] | None,
     ) -> tuple[Float[Tensor, "batch token width"], tuple[Tensor, Tensor]]:
         """Return the new residual stream, and the keys and values of these tokens alone."""
-        normed = self.attention_norm(hidden)
+        normed, gate = normalize(self.attention_norm, hidden, condition)
         new = self.attention.key_values(normed, place)
         keys, values = (
             new if past is None else (torch.cat(pair, dim=1) for pair in zip(past, new, strict=True))
         )
-        hidden = hidden + self.attention(normed, keys, values, bias, place)
-        return hidden + self.feed_forward(self.feed_forward_norm(hidden)), new
+        hidden = add(hidden, self.attention(normed, keys, values, bias, place), gate)
+        normed, gate = normalize(self.feed_forward_norm, hidden, condition)
+        return add(hidden, self.feed_forward(normed), gate), new
 
 
 class Gemma(nn.Module):
@@ -155,7 +208,7 @@ class Gemma(nn.Module):
         super().__init__()
         self.config = config
         self.layers = nn.ModuleList(GemmaLayer(config) for _ in range(config.depth))
-        self.final_norm = RMSNorm(config.width)
+        self.final_norm = make_norm(config)
 
     def forward(
         self,
@@ -164,12 +217,18 @@ class Gemma(nn.Module):
         starts_block: Bool[Tensor, "batch token"],
         *,
         past: KeyValues | None = None,
+        positions: Int[Tensor, "batch token"] | None = None,
+        condition: Float[Tensor, "batch width"] | None = None,
     ) -> tuple[Float[Tensor, "batch token width"], KeyValues]:
-        """Return the normalised hidden states, and the keys and values of these tokens."""
-        bias, place = self._geometry(valid, starts_block, past)
-        hidden, new = self._run(self.config.depth, embeddings, bias, place, past)
+        """Return the normalised hidden states, and the keys and values of these tokens.
+
+        Without `positions`, the valid tokens are numbered after those of the past.
+        """
+        bias, place = self._geometry(valid, starts_block, past, positions)
+        hidden, new = self._run(self.config.depth, embeddings, bias, place, past, condition)
         keys, values = zip(*new, strict=True)
-        return self.final_norm(hidden), KeyValues(keys=keys, values=values, valid=valid)
+        normed, _ = normalize(self.final_norm, hidden, condition)
+        return normed, KeyValues(keys=keys, values=values, valid=valid)
 
     def key_values(
         self,
@@ -178,32 +237,41 @@ class Gemma(nn.Module):
         starts_block: Bool[Tensor, "batch token"],
         *,
         past: KeyValues | None = None,
+        condition: Float[Tensor, "batch width"] | None = None,
     ) -> KeyValues:
         """Return only what later tokens read: the last layer stops after its keys and values."""
-        bias, place = self._geometry(valid, starts_block, past)
-        hidden, new = self._run(self.config.depth - 1, embeddings, bias, place, past)
+        bias, place = self._geometry(valid, starts_block, past, None)
+        hidden, new = self._run(self.config.depth - 1, embeddings, bias, place, past, condition)
         last = self.layers[-1]
         assert isinstance(last, GemmaLayer)
-        new.append(last.attention.key_values(last.attention_norm(hidden), place))
+        normed, _ = normalize(last.attention_norm, hidden, condition)
+        new.append(last.attention.key_values(normed, place))
         keys, values = zip(*new, strict=True)
         return KeyValues(keys=keys, values=values, valid=valid)
 
     def _geometry(
-        self, valid: Tensor, starts_block: Tensor, past: KeyValues | None
+        self, valid: Tensor, starts_block: Tensor, past: KeyValues | None, positions: Tensor | None
     ) -> tuple[Tensor, Rotation]:
         mask = block_causal_mask(valid, starts_block)
-        positions = positions_of(valid, None if past is None else past.num_valid)
+        if positions is None:
+            positions = positions_of(valid, None if past is None else past.num_valid)
         if past is not None:
             sees_past = past.valid[:, None, :].expand(-1, valid.shape[1], -1)
             mask = torch.cat([sees_past, mask], dim=-1)
         return mask_bias(mask), rotation(positions, self.config.head_dim)
 
     def _run(
-        self, num_layers: int, hidden: Tensor, bias: Tensor, place: Rotation, past: KeyValues | None
+        self,
+        num_layers: int,
+        hidden: Tensor,
+        bias: Tensor,
+        place: Rotation,
+        past: KeyValues | None,
+        condition: Tensor | None,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         new = []
         for index in range(num_layers):
             layer_past = None if past is None else (past.keys[index], past.values[index])
-            hidden, key_values = self.layers[index](hidden, bias, place, layer_past)
+            hidden, key_values = self.layers[index](hidden, bias, place, layer_past, condition)
             new.append(key_values)
         return hidden, new

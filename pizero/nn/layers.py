@@ -1,6 +1,4 @@
-"""The two layers that every transformer here is made of: a linear map and an RMS norm, with explicit
-precision.
-"""
+"""The layers that every transformer here is made of: a linear map and RMS norms, with explicit precision."""
 
 import math
 
@@ -39,3 +37,24 @@ class RMSNorm(nn.Module):
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
         """Normalise the last axis; the result has the dtype of `x`."""
         return F.rms_norm(x.float(), self.scale.shape, 1.0 + self.scale.float(), eps=1e-6).to(x.dtype)
+
+
+class AdaptiveRMSNorm(nn.Module):
+    """An RMS norm whose scale, shift and residual gate are linear in a condition (π0.5's "adaRMS").
+
+    `y = x / sqrt(mean(x²) + 1e-6) · (1 + scale) + shift`, in float32. All three start at zero: a gate of zero
+    shuts the branch that follows.
+    """
+
+    def __init__(self, width: int, condition_width: int) -> None:
+        super().__init__()
+        self.modulation = Linear(condition_width, 3 * width, bias=True)
+        nn.init.zeros_(self.modulation.weight)
+
+    def forward(
+        self, x: Float[Tensor, "batch token width"], condition: Float[Tensor, "batch condition_width"]
+    ) -> tuple[Float[Tensor, "batch token width"], Float[Tensor, "batch 1 width"]]:
+        """Return the normalised tokens and the gate, both in the dtype of `x`."""
+        scale, shift, gate = self.modulation(condition.to(x.dtype))[:, None].chunk(3, dim=-1)
+        normed = F.rms_norm(x.float(), (x.shape[-1],), eps=1e-6)
+        return (normed * (1.0 + scale.float()) + shift.float()).to(x.dtype), gate

@@ -44,6 +44,22 @@ class LayerNorm(nn.Module):
         )
 
 
+class Patches(nn.Module):
+    """A linear map of each square of pixels to a token, in float32 whatever its weights are stored in."""
+
+    def __init__(self, config: SigLIPConfig) -> None:
+        super().__init__()
+        size = config.patch_size
+        self.weight = nn.Parameter(torch.randn(config.width, 3, size, size) / (3 * size * size) ** 0.5)
+        self.bias = nn.Parameter(torch.zeros(config.width))
+        self.size = size
+
+    def forward(self, pixels: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image token out"]:
+        """Return the tokens row by row."""
+        patches = F.conv2d(pixels, self.weight.float(), self.bias.float(), stride=self.size)
+        return patches.flatten(2).transpose(1, 2)
+
+
 class SigLIPLayer(nn.Module):
     """Pre-norm self-attention and a tanh-GELU feed-forward, each added to the residual stream."""
 
@@ -79,7 +95,7 @@ class SigLIP(nn.Module):
     def __init__(self, config: SigLIPConfig, out_width: int) -> None:
         super().__init__()
         self.config = config
-        self.patches = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size)
+        self.patches = Patches(config)
         self.position_embedding = nn.Parameter(
             torch.randn(config.num_tokens, config.width) * config.width**-0.5
         )
@@ -92,7 +108,7 @@ class SigLIP(nn.Module):
     ) -> Float[Tensor, "image token out_width"]:
         """Encode images, scaled here from 0…255 to [-1, 1]; patches in float32, layers in `dtype`."""
         pixels = images.float() / 255.0 * 2.0 - 1.0
-        hidden = self.patches(pixels).flatten(2).transpose(1, 2) + self.position_embedding
+        hidden = self.patches(pixels) + self.position_embedding
         hidden = hidden.to(dtype)
         for layer in self.layers:
             hidden = layer(hidden)

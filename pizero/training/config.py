@@ -14,7 +14,8 @@ class TrainConfig:
     """One training run, but for its data; the same config, data and seed give the same weights on a CPU.
 
     `held_out` is the share of each task's episodes that training never sees; every `validate_every` steps the
-    policy acts on frames of those, and its actions are compared with the recorded ones.
+    policy acts on frames of those, and its actions are compared with the recorded ones. Weights whose names
+    fit a rule of `frozen` (`backbone.*`) stay as they are; adapters train always.
     """
 
     model: ModelConfig
@@ -28,6 +29,7 @@ class TrainConfig:
     batch_size: int = 64
     ema_decay: float = 0.99
     held_out: float = 0.03
+    frozen: tuple[str, ...] = ()
     validate_every: int = 200
     save_every: int = 200
     seed: int = 0

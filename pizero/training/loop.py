@@ -25,6 +25,7 @@ from pizero.progress import counting
 from pizero.records import differences, fingerprint, read_record, to_data, write_record
 from pizero.training.checkpoint import Progress, load_checkpoint, newest_checkpoint, save_checkpoint
 from pizero.training.config import TrainConfig
+from pizero.training.freezing import freeze
 from pizero.training.optimizer import clip_gradients, learning_rate, make_optimizer, update_average
 from pizero.weights.folder import write_policy
 
@@ -48,6 +49,7 @@ def train(config: TrainConfig, dataset: LeRobotDataset, contract: Contract, fold
         return policy_folder
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build(config.model, config.seed).to(device)
+    freeze(model, config.frozen)
     average = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer = make_optimizer(config.optimizer, model)
     progress = Progress(step=0, fingerprint=fingerprint(config))

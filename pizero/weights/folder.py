@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -45,7 +48,11 @@ def sha256_of(path: Path) -> str:
 
 def seal(folder: Path) -> None:
     """Write the manifest of the files that a folder holds."""
-    files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+    files = {
+        path.relative_to(folder).as_posix(): sha256_of(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / MANIFEST
+    }
     write_record(folder / MANIFEST, Manifest(files=files))
 
 
@@ -67,10 +74,12 @@ def check_seal(folder: Path, expected: tuple[str, ...], what: str) -> None:
             )
 
 
-def write_policy(
-    folder: Path, *, config: ModelConfig, contract: Contract, tensors: dict[str, Tensor]
-) -> None:
-    """Write a policy folder, whole or not at all; ValueError if the folder exists."""
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Give a place to write a folder's files; it is sealed and named at the end, or leaves no trace.
+
+    ValueError if the folder exists.
+    """
     if folder.exists():
         raise ValueError(
             f"{folder} exists already; nothing was overwritten. Name another folder or remove it"
@@ -78,15 +87,30 @@ def write_policy(
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / WEIGHTS)
-    write_record(partial / CONFIG, config)
-    write_record(partial / CONTRACT, contract)
-    seal(partial)
-    partial.rename(folder)
+    try:
+        yield partial
+        seal(partial)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def write_policy(
+    folder: Path, *, config: ModelConfig, contract: Contract, tensors: dict[str, Tensor]
+) -> None:
+    """Write a policy folder, whole or not at all; ValueError if the folder exists."""
+    with new_folder(folder) as partial:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / WEIGHTS)
+        write_record(partial / CONFIG, config)
+        write_record(partial / CONTRACT, contract)
 
 
 def read_policy(folder: Path) -> PolicyFiles:
-    """Read a policy folder; ValueError names a missing, damaged or unreadable file."""
+    """Read a policy folder; ValueError names a missing, damaged or unreadable file.
+
+    Tensors are mapped from the file, and read when they are used.
+    """
     check_seal(folder, (WEIGHTS, CONFIG, CONTRACT), "a policy folder")
     try:
         tensors = load_file(folder / WEIGHTS)
@@ -100,7 +124,10 @@ def read_policy(folder: Path) -> PolicyFiles:
 
 
 def load_into(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
-    """Copy tensors into a model; one ValueError lists every missing, extra and mis-shaped name."""
+    """Load tensors into a model; one ValueError lists every missing, extra and mis-shaped name.
+
+    A model without memory (`skeleton`) takes the tensors as they are, another one copies their numbers.
+    """
     own = model.state_dict()
     missing = [name for name in own if name not in tensors]
     extra = [f"{name} ({nearest(name, missing or own)})" for name in tensors if name not in own]
@@ -113,4 +140,15 @@ def load_into(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None
     if missing or extra or shapes:
         lines = [f"{len(names)} {label}: {'; '.join(names[:10])}" for label, names in problems if names]
         raise ValueError(f"{source} does not fit the model of its config. " + ". ".join(lines))
-    model.load_state_dict(tensors)
+    if any(weight.is_meta for weight in own.values()):
+        laid = {name: _in_layout_of(own[name], tensor) for name, tensor in tensors.items()}
+        model.load_state_dict(laid, assign=True)
+    else:
+        model.load_state_dict(tensors)
+
+
+def _in_layout_of(own: Tensor, tensor: Tensor) -> Tensor:
+    """Return a tensor in the memory order of a weight (convolutions have channels last)."""
+    if tensor.stride() == own.stride():
+        return tensor
+    return torch.empty_strided(own.shape, own.stride(), dtype=tensor.dtype).copy_(tensor)

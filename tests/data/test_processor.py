@@ -83,7 +83,7 @@ def assert_same_inputs(one: Inputs, other: Inputs) -> None:
         np.testing.assert_array_equal(getattr(one.tokens, name), getattr(other.tokens, name), err_msg=name)
 
 
-@pytest.mark.parametrize("action_form", ["recorded", "displacement"])
+@pytest.mark.parametrize("action_form", ["recorded", "displacement", "relative"])
 @pytest.mark.parametrize("normalization", BOTH)
 def test_training_sees_exactly_what_serving_sees(
     normalization: Normalization, action_form: ActionForm
@@ -97,7 +97,7 @@ def test_training_sees_exactly_what_serving_sees(
     serving = collate_inputs([processor.encode(sample.observation) for sample in samples], cpu)
     assert_same_inputs(training.inputs, serving)
     for row, sample in enumerate(samples):
-        decoded = processor.decode(training.actions[row].numpy())
+        decoded = processor.decode(training.actions[row].numpy(), sample.observation)
         np.testing.assert_allclose(decoded, sample.actions, atol=1e-5)
         np.testing.assert_array_equal(training.valid[row].numpy(), sample.valid)
 

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pizero.data.text import BEGIN, END, PAD, ByteTokenizer, clean, prompt_tokens
+from pizero.contract import PromptFormat
+from pizero.data.text import (
+    BEGIN,
+    END,
+    PAD,
+    PALIGEMMA_SHA256,
+    ByteTokenizer,
+    SentencePieceTokenizer,
+    clean,
+    digitize_state,
+    find_paligemma_tokenizer,
+    prompt_text,
+    prompt_tokens,
+)
+from pizero.types import Tokens
 from tests.golden_weights import GOLDEN
 
 TOKENIZER = ByteTokenizer()
@@ -44,21 +61,117 @@ def test_blanks_are_stripped_before_underscores_become_blanks() -> None:
     assert clean(" _go_to\nit_ ") == " go to it "
 
 
+NOTHING = np.zeros(0, dtype=np.float32)
+
+
 @given(st.text(min_size=1, max_size=20).filter(lambda text: clean(text) != ""), st.integers(0, 9))
 def test_a_prompt_is_begin_text_line_break_and_padding(instruction: str, spare: int) -> None:
     text = clean(instruction).encode()
     max_tokens = len(text) + 2 + spare
-    tokens = prompt_tokens(instruction, TOKENIZER, max_tokens)
+    tokens = prompt_tokens("pi0", instruction, NOTHING, TOKENIZER, max_tokens)
     assert tokens.ids.tolist() == [2, *(byte + 3 for byte in text), ord("\n") + 3, *[0] * spare]
     assert tokens.valid.tolist() == [True] * (len(text) + 2) + [False] * spare
     assert tokens.ids.dtype == np.int64
     assert not tokens.causal.any()
     assert not tokens.target.any()
     with pytest.raises(ValueError, match=f"at most {len(text) - 1} tokens, found {len(text)}"):
-        prompt_tokens(instruction, TOKENIZER, len(text) + 1)
+        prompt_tokens("pi0", instruction, NOTHING, TOKENIZER, len(text) + 1)
 
 
 @pytest.mark.parametrize("instruction", ["", "  ", "\n\t "])
-def test_an_empty_instruction_is_refused(instruction: str) -> None:
+@pytest.mark.parametrize("prompt", ["pi0", "pi05", "pi0_fast"])
+def test_an_empty_instruction_is_refused(instruction: str, prompt: Any) -> None:
     with pytest.raises(ValueError, match="found an empty one"):
-        prompt_tokens(instruction, TOKENIZER, 16)
+        prompt_tokens(prompt, instruction, NOTHING, TOKENIZER, 64)
+
+
+GOLDEN_TOKENS = json.loads((GOLDEN / "preprocessing" / "tokenizer.json").read_text(encoding="utf-8"))
+MODEL = GOLDEN / "preprocessing" / "mini_paligemma_tokenizer.model"
+CASES = [case for case in GOLDEN_TOKENS["cases"] if case["prompt"].strip()]
+FORMS: dict[str, PromptFormat] = {
+    "pi0": "pi0",
+    "pi05": "pi05",
+    "fast_infer": "pi0_fast",
+    "fast_train": "pi0_fast",
+}
+
+
+@pytest.fixture(scope="module")
+def pieces() -> SentencePieceTokenizer:
+    return SentencePieceTokenizer.load(MODEL, sha256=None)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['prompt'].strip()!r}-{case['max_len']}")
+def test_tokens_are_openpi_s(case: dict[str, Any], form: str, pieces: SentencePieceTokenizer) -> None:
+    """All of openpi's tokens where they fit; where openpi cuts, we refuse, and its tokens begin ours."""
+    golden, state = case[form], np.array(case["state"], dtype=np.float32)
+    assert prompt_text(FORMS[form], case["prompt"], state) == golden["texts"][0]
+    action_ids = None
+    if form == "fast_train":
+        action_ids = GOLDEN_TOKENS["fast"]["paligemma_ids"][golden["test_chunk_index"]]
+
+    def tokens(max_tokens: int) -> Tokens:
+        return prompt_tokens(FORMS[form], case["prompt"], state, pieces, max_tokens, action_ids=action_ids)
+
+    num_golden = len(golden["tokens"])
+    ours = tokens(300)
+    length = int(ours.valid.sum())
+    assert ours.ids[:num_golden].tolist() == golden["tokens"]
+    if "ar_mask" in golden:
+        assert ours.causal[:num_golden].tolist() == [bool(flag) for flag in golden["ar_mask"]]
+        assert ours.target[:num_golden].tolist() == [bool(flag) for flag in golden["loss_mask"]]
+    if length <= case["max_len"]:
+        assert length == num_golden
+        assert np.array_equal(tokens(case["max_len"]).ids, ours.ids[: case["max_len"]])
+    else:
+        with pytest.raises(
+            ValueError, match=f"at most {case['max_len'] - (2 if form == 'pi0' else 0)} tokens"
+        ):
+            tokens(case["max_len"])
+
+
+def test_state_bins_are_openpi_s() -> None:
+    for number, expected in GOLDEN_TOKENS["digitize_examples"]:
+        assert digitize_state(np.array([number], dtype=np.float32)).tolist() == [expected] or number in (
+            1e-9,
+            -1e-9,
+        )
+    for case in GOLDEN_TOKENS["cases"]:
+        assert digitize_state(np.array(case["state"], np.float32)).tolist() == case["discretized_state"]
+
+
+def test_pieces_come_back_as_text(pieces: SentencePieceTokenizer) -> None:
+    ids = pieces.encode("pick up the fork")
+    assert pieces.decode([BEGIN, *ids, END, PAD]) == "pick up the fork"
+    assert not {PAD, END, BEGIN} & set(ids)
+    assert pieces.vocab_size == GOLDEN_TOKENS["vocab_size"]
+
+
+def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"expected sha256 {PALIGEMMA_SHA256}, found"):
+        SentencePieceTokenizer.load(MODEL, sha256=PALIGEMMA_SHA256)
+    sha256 = hashlib.sha256(MODEL.read_bytes()).hexdigest()
+    assert SentencePieceTokenizer.load(MODEL, sha256=sha256).vocab_size > 0
+    (tmp_path / "text.model").write_text("no model at all", encoding="utf-8")
+    with pytest.raises(ValueError, match="is not a SentencePiece model"):
+        SentencePieceTokenizer.load(tmp_path / "text.model", sha256=None)
+    with pytest.raises(ValueError, match="found no file there"):
+        SentencePieceTokenizer.load(tmp_path / "absent.model", sha256=None)
+
+
+def test_the_tokenizer_is_looked_for_where_openpi_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PIZERO_TOKENIZER", raising=False)
+    monkeypatch.setenv("OPENPI_DATA_HOME", str(tmp_path))
+    with pytest.raises(ValueError, match=rf"none at {tmp_path}/big_vision.*gcloud.*{PALIGEMMA_SHA256}"):
+        find_paligemma_tokenizer(None)
+    cached = tmp_path / "big_vision" / "paligemma_tokenizer.model"
+    cached.parent.mkdir()
+    cached.write_bytes(MODEL.read_bytes())
+    assert find_paligemma_tokenizer(None) == cached
+    monkeypatch.setenv("PIZERO_TOKENIZER", str(MODEL))
+    assert find_paligemma_tokenizer(None) == MODEL
+    with pytest.raises(ValueError, match=r"none at nowhere\.model"):
+        find_paligemma_tokenizer(Path("nowhere.model"))
