@@ -1,9 +1,11 @@
 """The full-size π0 on a CPU: built, written in openpi's PyTorch naming, converted back, the same actions.
 
-    python benchmarks/full_size.py --folder /tmp/full_size
+    python -m benchmarks.full_size --folder /tmp/full_size          # π0 in openpi's PyTorch names, and back
+    python -m benchmarks.full_size --folder /tmp/full_size --jax    # and as a JAX checkpoint in float32, too
 
 Weights are random: nothing else is needed to know that none is lost on the way. Peak memory is that
-of each step's own process. Needs about 21 GB of disk under `--folder`, and 9 GiB of memory.
+of each step's own process. Needs about 21 GB of disk under `--folder` (with `--jax` 40),
+and 9 GiB of memory.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -29,11 +32,15 @@ from pizero.models.pi05 import PI05
 from pizero.records import read_record, write_record
 from pizero.types import Inputs, Tokens
 from pizero.weights.folder import CONFIG, WEIGHTS, load_into, new_folder
+from pizero.weights.jax_names import jax_scheme
+from pizero.weights.keymap import Place
 from pizero.weights.safetensors_files import SafetensorsFile, write_safetensors
 from pizero.weights.tensors import TensorInfo
 
 MODELS: dict[str, ModelConfig] = {"pi0": PI0, "pi05": PI05}
 STEPS = ("build", "to-openpi", "back", "act")
+JAX_STEPS = ("write-jax", "from-jax", "compare")
+RESULT_OF = {"build": "own", "to-openpi": "openpi", "from-jax": "jax-back", "compare": "jax-back"}
 GIB = 2**30
 
 
@@ -74,6 +81,39 @@ def act(folder: Path, _model: str) -> dict[str, float]:
     }
 
 
+def write_jax(folder: Path, model: str) -> dict[str, float]:
+    """Write the weights as a JAX checkpoint: float32, layers stacked, one chunk an array (the worst case)."""
+    from tests.orbax_writer import write_orbax
+
+    file, config = SafetensorsFile(folder / "own" / WEIGHTS), MODELS[model]
+    places: dict[str, list[Place]] = {}
+    for place in jax_scheme(config).places:
+        places.setdefault(place.foreign, []).append(place)
+
+    def arrays() -> Iterator[tuple[str, np.ndarray]]:
+        for name, parts in places.items():
+            if parts[0].index == ():
+                yield name, parts[0].layout.write(file.read(parts[0].ours)).float().numpy()
+                continue
+            shape = tuple(max(column) + 1 for column in zip(*(part.index for part in parts), strict=True))
+            first = parts[0].layout.write(file.read(parts[0].ours))
+            stacked = np.empty((*shape, *first.shape), dtype=np.float32)
+            for part in parts:
+                stacked[part.index] = part.layout.write(file.read(part.ours)).float().numpy()
+            yield name, stacked
+
+    write_orbax(folder / "jax" / "params", arrays())
+    return {}
+
+
+def compare(folder: Path, _model: str) -> dict[str, float]:
+    """Compare the weights that came back from the JAX checkpoint with those that were drawn."""
+    one, other = SafetensorsFile(folder / "own" / WEIGHTS), SafetensorsFile(folder / "jax-back" / WEIGHTS)
+    assert dict(one.infos).keys() == dict(other.infos).keys()
+    different = [name for name in one.infos if not torch.equal(one.read(name), other.read(name))]
+    return {"tensors": float(len(one.infos)), "different_tensors": float(len(different))}
+
+
 def actions_of(network: torch.nn.Module, config: ModelConfig) -> np.ndarray:
     """Return the actions for one fixed observation and noise."""
     generator = torch.Generator().manual_seed(1)
@@ -112,8 +152,10 @@ def step(name: str, folder: Path, model: str) -> None:
         convert(folder, "own", "openpi", "--to", "openpi")
     elif name == "back":
         convert(folder, "openpi", "back", "--horizon", str(MODELS[model].horizon))
+    elif name == "from-jax":
+        convert(folder, "jax", "jax-back", "--dtype", "bfloat16")
     else:
-        figures = act(folder, model)
+        figures = {"act": act, "write-jax": write_jax, "compare": compare}[name](folder, model)
     figures["seconds"] = time.perf_counter() - began
     figures["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
     print(json.dumps(figures))
@@ -126,7 +168,8 @@ def main() -> None:
     parser.add_argument("--model", choices=sorted(MODELS), default="pi0")
     parser.add_argument("--keep", action="store_true", help="keep the folder with its 20 GB")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
+    parser.add_argument("--jax", action="store_true", help="also as a JAX checkpoint")
+    parser.add_argument("--step", choices=(*STEPS, *JAX_STEPS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     folder = options.folder / options.model
     if options.step:
@@ -135,13 +178,22 @@ def main() -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     table: dict[str, dict[str, float]] = {}
-    for name in STEPS:
+    for name in (*STEPS, *(JAX_STEPS if options.jax else ())):
         print(f"{name} …", file=sys.stderr)
-        arguments = [sys.executable, __file__, "--folder", str(options.folder), "--model", options.model]
+        arguments = [
+            sys.executable,
+            "-m",
+            "benchmarks.full_size",
+            "--folder",
+            str(options.folder),
+            "--model",
+            options.model,
+        ]
         done = subprocess.run([*arguments, "--step", name], check=True, stdout=subprocess.PIPE, text=True)
         table[name] = json.loads(done.stdout.splitlines()[-1])
-        size = folder / {"build": "own", "to-openpi": "openpi", "back": "back", "act": "back"}[name] / WEIGHTS
-        table[name]["result_gib"] = size.stat().st_size / GIB
+        result = folder / RESULT_OF.get(name, "back") / WEIGHTS
+        if name != "write-jax":
+            table[name]["result_gib"] = result.stat().st_size / GIB
     if not options.keep:
         shutil.rmtree(folder)
     if options.json:

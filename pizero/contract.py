@@ -105,6 +105,12 @@ class Contract:
                 f"the statistics are of displacements over {self.statistics.horizon} actions, expected "
                 f"{self.horizon}: compute them anew with `pizero stats`"
             )
+        widths = (self.embodiment.state_dim, self.embodiment.action_dim)
+        if self.convention == "aloha" and widths != (14, 14):
+            raise ValueError(
+                f"the convention 'aloha' is of 14 numbers, {self.embodiment.name} has {widths[0]} and "
+                f"{widths[1]}; other robots' is 'native'"
+            )
         unknown = [slot for slot in self.slots if slot and slot not in self.embodiment.camera_names]
         if unknown:
             raise ValueError(

@@ -98,13 +98,15 @@ NAVIGATION2D = Embodiment(
 
 _VIPERX_JOINTS = (
     ("waist", -3.1416, 3.1416),
-    ("shoulder", -1.7628, 1.7628),
+    ("shoulder", -1.8500, 1.2566),
     ("elbow", -1.7628, 1.6057),
     ("forearm_roll", -3.1416, 3.1416),
-    ("wrist_angle", -1.8675, 2.2689),
+    ("wrist_angle", -1.8675, 2.2340),
     ("wrist_rotate", -3.1416, 3.1416),
 )
-"""Trossen's limits of a ViperX 300 6DOF, in radians."""
+"""Trossen's limits of a ViperX 300 6DOF, in radians (`vx300s.urdf.xacro`: ±180°, -106° … 72°, -101° … 92°,
+±180°, -107° … 128°, ±180°).
+"""
 
 
 def _viperx(arm: str) -> tuple[Dimension, ...]:
@@ -138,7 +140,7 @@ _PANDA_JOINTS = (
     (-0.0175, 3.7525),
     (-2.8973, 2.8973),
 )
-"""Franka's limits of a Panda's joints, in radians."""
+"""Franka's limits of a Panda's joints, in radians (Franka Control Interface documentation, robot limits)."""
 
 _DROID_GRIPPER = Dimension(name="gripper", unit="fraction", kind="gripper", low=0.0, high=1.0)
 
@@ -170,7 +172,10 @@ DROID = Embodiment(
     ),
     rate=15.0,
 )
-"""A Franka Panda as DROID records it (Khazatsky et al. 2024): joint velocities; closed grippers are 1."""
+"""A Franka Panda as DROID records it (Khazatsky et al. 2024): joint velocities; closed grippers are 1.
+
+Full speed is 0.2 rad per tick (DROID's `robot_ik_solver.py`); pictures are of the size in its RLDS release.
+"""
 
 _HAND = ("x", "y", "z")
 
@@ -187,11 +192,11 @@ LIBERO = Embodiment(
     ),
     actions=(
         *(
-            Dimension(name=f"hand_d{axis}", unit="5 cm", kind="position", low=-1.0, high=1.0)
+            Dimension(name=f"hand_d{axis}", unit="5 cm", kind="velocity", low=-1.0, high=1.0)
             for axis in _HAND
         ),
         *(
-            Dimension(name=f"rotation_d{axis}", unit="0.5 rad", kind="orientation", low=-1.0, high=1.0)
+            Dimension(name=f"rotation_d{axis}", unit="0.5 rad", kind="velocity", low=-1.0, high=1.0)
             for axis in _HAND
         ),
         Dimension(name="gripper", unit="fraction", kind="gripper", low=-1.0, high=1.0),
@@ -202,7 +207,11 @@ LIBERO = Embodiment(
     ),
     rate=20.0,
 )
-"""LIBERO's simulated Panda (Liu et al. 2023): the hand's pose, driven by increments; -1 opens the gripper."""
+"""LIBERO's simulated Panda (Liu et al. 2023): the hand's pose, driven by increments; -1 opens the gripper.
+
+Units of the increments are those of robosuite's `osc_pose.json`, the fingers' limits those of its gripper.
+Rotation vectors reach a whole turn; positions lie about the origin of the table, within the arm's reach.
+"""
 
 CATALOG = {embodiment.name: embodiment for embodiment in (METAWORLD, NAVIGATION2D, ALOHA, DROID, LIBERO)}
 

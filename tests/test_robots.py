@@ -31,6 +31,24 @@ def test_widths_are_those_of_the_published_checkpoints(name: str, state_dim: int
     assert (embodiment.state_dim, embodiment.action_dim) == (state_dim, action_dim)
 
 
+def test_numbers_that_a_relative_action_is_taken_of_mean_the_same() -> None:
+    """Dimension i of ALOHA's actions is where dimension i of its state is; increments are velocities."""
+    aloha, libero = find_embodiment("aloha"), find_embodiment("libero")
+    assert aloha.state == aloha.actions
+    assert [dimension.kind for dimension in aloha.actions] == ([*["joint"] * 6, "gripper"] * 2)
+    assert [dimension.kind for dimension in libero.actions] == [*["velocity"] * 6, "gripper"]
+
+
+def test_optional_cameras_are_aloha_s_wrists() -> None:
+    optional = {
+        (name, camera.name)
+        for name, embodiment in CATALOG.items()
+        for camera in embodiment.cameras
+        if not camera.required
+    }
+    assert optional == {("aloha", "cam_left_wrist"), ("aloha", "cam_right_wrist")}
+
+
 def test_an_unknown_robot_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown embodiment 'drod': did you mean 'droid'"):
         find_embodiment("drod")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,16 @@ from rich.console import Console
 from rich.table import Table
 
 from pizero.cli.options import Json, say
+from pizero.contract import ActionForm, Convention
 from pizero.data.action_tokens import FastTokenizer
-from pizero.data.dataset import action_windows, frames_of, split_episodes
+from pizero.data.actions import ActionTransform
+from pizero.data.conventions import find_convention
+from pizero.data.dataset import action_windows, check_robot, frames_of, split_episodes
 from pizero.data.lerobot import EpisodeInfo, LeRobotDataset
 from pizero.data.processor import Normalizer
 from pizero.data.statistics import field_statistics
 from pizero.progress import counting
+from pizero.robots import find_embodiment
 
 
 def tokenizer(
@@ -25,6 +29,9 @@ def tokenizer(
     /,
     *,
     output: Path | None = None,
+    robot: str | None = None,
+    action_form: ActionForm = "recorded",
+    convention: Convention = "native",
     horizon: int = 32,
     vocab_size: int = 1024,
     scale: float = 10.0,
@@ -40,6 +47,9 @@ def tokenizer(
     Args:
         dataset: Folder of a LeRobot v3.0 dataset.
         output: Folder to write; by default `fast` beside the dataset's folder.
+        robot: Name of the robot in the catalog; needed where actions are rewritten.
+        action_form: How actions are written for the model.
+        convention: In which numbers, as in the policy's contract.
         horizon: Actions of a chunk.
         vocab_size: Tokens to learn.
         scale: Steps that a coefficient of size 1 is told in; more is finer, and longer.
@@ -51,13 +61,16 @@ def tokenizer(
     if target.exists():
         raise ValueError(f"{target} exists already; nothing was overwritten. Name another folder")
     opened = LeRobotDataset.open(dataset)
-    normalizer = Normalizer(field_statistics(opened.actions), "quantile")
+    write = _writer(opened, robot, action_form, convention)
+    actions, valid = action_windows(opened, np.arange(opened.num_frames), horizon)
+    normalizer = Normalizer(field_statistics(write(actions, opened.states)[valid]), "quantile")
     train_episodes, held_out_episodes = split_episodes(opened, 0.1, seed)
 
     def chunks_of(episodes: list[EpisodeInfo]) -> Float64[np.ndarray, "chunk horizon action_dim"]:
         order = np.random.default_rng(seed).permutation(frames_of(episodes))
-        actions, valid = action_windows(opened, order, horizon)
-        return normalizer.encode(actions[valid.all(axis=1)][:max_chunks]).astype(np.float64)
+        chosen = order[valid[order].all(axis=1)][:max_chunks]
+        written = write(actions[chosen], opened.states[chosen])
+        return normalizer.encode(written).astype(np.float64)
 
     learnt, held_out = chunks_of(train_episodes), chunks_of(held_out_episodes)
     if not len(learnt) or not len(held_out):
@@ -100,3 +113,19 @@ def tokenizer(
         table.add_row(name.replace("_", " "), f"{figure:,}" if isinstance(figure, int) else f"{figure:.4f}")
     Console().print(table)
     say(f"{target}: errors are in units in which nearly all actions lie between -1 and 1")
+
+
+def _writer(
+    dataset: LeRobotDataset, robot: str | None, action_form: ActionForm, convention: Convention
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return what turns recorded chunks, with the states they begin at, into those that a model sees."""
+    if robot is None:
+        if (action_form, convention) != ("recorded", "native"):
+            raise ValueError("say whose actions these are with --robot, to write them in another form")
+        return lambda actions, states: actions
+    embodiment = find_embodiment(robot)
+    check_robot(dataset, embodiment)
+    written, transform = find_convention(convention), ActionTransform(action_form, embodiment)
+    return lambda actions, states: transform.encode(
+        written.encode_actions(actions), written.encode_state(states)
+    )

@@ -68,19 +68,19 @@ class Native:
 
 
 class Aloha:
-    """openpi's convention for two ViperX arms, `[…, 14]`; computed in float64."""
+    """openpi's convention for two arms, `[…, 14]`, computed in float64; ValueError for another width."""
 
     def encode_state(self, state: Numbers) -> Numbers:
         """Return signs flipped and each gripper's opening, 0 … 1, as π's gripper angle, scaled to 0 … 1."""
-        return _with_grippers(state * JOINT_SIGNS, gripper_to_angle)
+        return _with_grippers(_flipped(state), gripper_to_angle)
 
     def encode_actions(self, actions: Numbers) -> Numbers:
         """Return signs flipped and each gripper's command as π's; the inverse of `decode_actions`."""
-        return _with_grippers(actions * JOINT_SIGNS, gripper_command_to_angle)
+        return _with_grippers(_flipped(actions), gripper_command_to_angle)
 
     def decode_actions(self, actions: Numbers) -> Numbers:
         """Return signs flipped back and each of π's gripper angles as ALOHA's command."""
-        return _with_grippers(actions * JOINT_SIGNS, angle_to_gripper_command)
+        return _with_grippers(_flipped(actions), angle_to_gripper_command)
 
 
 def find_convention(name: Convention) -> Writing:
@@ -104,6 +104,15 @@ def angle_to_gripper_command(angle: Numbers) -> Numbers:
 def gripper_command_to_angle(command: Numbers) -> Numbers:
     """Return π's gripper action of ALOHA's command: the inverse of `angle_to_gripper_command`."""
     return command * (OPEN_COMMAND - CLOSED_COMMAND) + CLOSED_COMMAND - CLOSED_ANGLE
+
+
+def _flipped(numbers: Numbers) -> Numbers:
+    if numbers.shape[-1] != len(JOINT_SIGNS):
+        raise ValueError(
+            f"the convention 'aloha' is of {len(JOINT_SIGNS)} numbers (6 joints and a gripper for each arm), "
+            f"found {numbers.shape[-1]}; other robots' is 'native'"
+        )
+    return numbers * JOINT_SIGNS
 
 
 def _with_grippers(numbers: Numbers, change: Callable[[Numbers], Numbers]) -> Numbers:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from pizero.contract import FieldStatistics
 from pizero.names import nearest
@@ -28,12 +28,12 @@ CAMERAS: dict[str, dict[str, str]] = {
 }
 """The key of each camera in a request, for each robot."""
 
-STATES: dict[str, tuple[str, ...]] = {
-    "aloha": ("state",),
-    "droid": ("observation/joint_position", "observation/gripper_position"),
-    "libero": ("observation/state",),
+STATES: dict[str, dict[str, int]] = {
+    "aloha": {"state": 14},
+    "droid": {"observation/joint_position": 7, "observation/gripper_position": 1},
+    "libero": {"observation/state": 8},
 }
-"""The keys whose numbers, one after the other, are a robot's state."""
+"""The keys whose numbers, one after the other, are a robot's state, and how many numbers each has."""
 
 OPTIONAL = {"aloha": {"images/cam_left_wrist", "images/cam_right_wrist", "images/cam_low"}}
 """What may be missing; `cam_low` is accepted and used by no model."""
@@ -42,8 +42,9 @@ OPTIONAL = {"aloha": {"images/cam_left_wrist", "images/cam_right_wrist", "images
 def observation_from_openpi(robot: str, request: Mapping[str, Any]) -> Observation:
     """Return the observation of a request to openpi's policy.
 
-    Pictures may be `uint8` or float in [0, 1], rows or channels first, as openpi takes them. ValueError lists
-    missing and unknown keys with the nearest name.
+    Pictures may be `uint8` or float in [0, 1], rows or channels first, as openpi takes them; a number may
+    stand for a list of one. ValueError lists missing and unknown keys with the nearest name, or says which
+    value is not what its key holds. Source: openpi's `policies/{aloha,droid,libero}_policy.py`.
     """
     if robot not in STATES:
         raise ValueError(f"openpi's requests are not known for {robot!r}: {nearest(robot, STATES)}")
@@ -58,22 +59,28 @@ def observation_from_openpi(robot: str, request: Mapping[str, Any]) -> Observati
             f"this is not a request for {robot}: "
             + "; ".join([*(f"{key!r} is missing" for key in missing), *hints])
         )
-    state = np.concatenate([np.atleast_1d(np.asarray(flat[key], dtype=np.float32)) for key in states])
-    prompt = flat.get(PROMPT, "")
-    if isinstance(prompt, np.ndarray | np.generic):
-        prompt = prompt.item()
+    state = np.concatenate([_numbers(flat[key], key, count) for key, count in states.items()])
     return Observation(
         images={name: picture_of(flat[key], key) for name, key in cameras.items() if key in flat},
         state=state,
-        instruction=prompt.decode("utf-8") if isinstance(prompt, bytes) else str(prompt),
+        instruction=_text(flat.get(PROMPT, ""), PROMPT),
     )
 
 
 def picture_of(value: Any, key: str) -> UInt8[np.ndarray, "height width 3"]:
-    """Return a picture as `uint8 [height, width, 3]`: floats times 255, truncated; channels moved last."""
+    """Return a picture as `uint8 [height, width, 3]`: floats times 255, truncated; channels moved last.
+
+    ValueError if it is of another shape, or its floats leave [0, 1]: openpi would let them wrap around.
+    """
     picture = np.asarray(value)
     if np.issubdtype(picture.dtype, np.floating):
-        picture = (255 * picture).astype(np.uint8)
+        scaled = 255 * picture
+        if not ((scaled > -1) & (scaled < 256)).all():
+            raise ValueError(
+                f"{key}: expected floats in [0, 1], found {picture.min()} … {picture.max()}; send uint8 for "
+                f"0 … 255"
+            )
+        picture = scaled.astype(np.uint8)
     if picture.ndim == 3 and picture.shape[0] == 3:
         picture = picture.transpose(1, 2, 0)
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
@@ -84,12 +91,13 @@ def picture_of(value: Any, key: str) -> UInt8[np.ndarray, "height width 3"]:
 def read_norm_stats(path: Path) -> tuple[FieldStatistics, FieldStatistics]:
     """Return the statistics of states and of actions in openpi's `norm_stats.json`.
 
-    ValueError if the file is not of that form, or holds numbers that are not finite.
+    ValueError if the file is not of that form, or holds numbers that are not finite. `q01` and `q99` may be
+    null or absent. Source: openpi's `shared/normalize.py`.
     """
     try:
         stats = json.loads(path.read_text(encoding="utf-8"))["norm_stats"]
         entries = {label: stats[label] for label in ("state", "actions")}
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path}: expected openpi's JSON with norm_stats of state and actions; {error!r}"
         ) from None
@@ -117,24 +125,53 @@ def _field(entry: Any, where: str) -> FieldStatistics:
         values = entry.get(name) if isinstance(entry, dict) else None
         if values is None and name in ("q01", "q99"):
             values = []
-        if not isinstance(values, list) or not all(
-            isinstance(value, int | float) and math.isfinite(value) for value in values
-        ):
+        if not isinstance(values, list) or not all(_is_finite(value) for value in values):
             raise ValueError(
                 f"{where}: expected {name} as a list of finite numbers, found {str(values)[:80]}"
             )
+        if name == "std" and any(value < 0 for value in values):
+            raise ValueError(f"{where}: expected a std that is not negative, found {min(values)}")
         numbers[name] = tuple(float(value) for value in values)
-    lengths = {name: len(values) for name, values in numbers.items() if values}
-    if len(set(lengths.values())) != 1:
+    needed = ("mean", "std")
+    lengths = {name: len(values) for name, values in numbers.items() if values or name in needed}
+    if len(set(lengths.values())) != 1 or not lengths["mean"]:
         raise ValueError(f"{where}: expected lists of one length, found {lengths}")
     return FieldStatistics(**numbers)
 
 
-def _flattened(request: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def _numbers(value: Any, key: str, count: int) -> Float32[np.ndarray, "number"]:
+    try:
+        numbers = np.atleast_1d(np.asarray(value))
+    except ValueError:  # lists of different lengths
+        numbers = np.array([None])
+    if numbers.dtype.kind not in "biuf" or numbers.shape != (count,):
+        raise ValueError(
+            f"{key}: expected {count} numbers, found {numbers.dtype} of shape {list(numbers.shape)}"
+        )
+    return numbers.astype(np.float32)
+
+
+def _text(value: Any, key: str) -> str:
+    if isinstance(value, np.ndarray | np.generic) and value.size == 1:
+        value = value.item()
+    try:
+        text = value.decode("utf-8") if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        text = None
+    if not isinstance(text, str):
+        raise ValueError(f"{key}: expected a text, or one as UTF-8 bytes, found {str(value)[:80]!r}")
+    return text
+
+
+def _flattened(request: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in request.items():
         if isinstance(value, Mapping):
-            flat |= _flattened(value, f"{prefix}{key}/")
+            flat |= {f"{key}/{inner}": item for inner, item in value.items()}
         else:
-            flat[f"{prefix}{key}"] = value
+            flat[f"{key}"] = value
     return flat

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from pizero.contract import ActionForm, FieldStatistics, Statistics
+from pizero.contract import ActionForm, Convention, FieldStatistics, Statistics
 from pizero.data.actions import ActionTransform
+from pizero.data.conventions import find_convention
 from pizero.data.dataset import action_windows
 from pizero.data.lerobot import LeRobotDataset
 from pizero.robots import Embodiment
@@ -44,12 +45,19 @@ def compute_statistics(
     *,
     action_form: ActionForm = "recorded",
     horizon: int = 1,
+    convention: Convention = "native",
 ) -> Statistics:
-    """Return statistics of a dataset's states, and of its actions in the form in which a model sees them."""
+    """Return statistics of a dataset's states and actions as a model sees them.
+
+    They are written in `convention`, and the actions in `action_form`, relative to the state of each
+    window's first frame. Shapes: those of the dataset's columns.
+    """
+    written = find_convention(convention)
     actions, valid = action_windows(dataset, np.arange(dataset.num_frames), horizon)
-    transformed = ActionTransform(action_form, embodiment).encode(actions, dataset.states)
+    states = written.encode_state(dataset.states)
+    transformed = ActionTransform(action_form, embodiment).encode(written.encode_actions(actions), states)
     return Statistics(
-        state=field_statistics(dataset.states),
+        state=field_statistics(states),
         actions=field_statistics(transformed[valid]),
         action_form=action_form,
         horizon=horizon,

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from pizero.models.build import ModelConfig
 from pizero.models.pi0_fast import Pi0FASTConfig
-from pizero.names import nearest
 from pizero.nn.lora import LoRAConfig, is_adapter
 from pizero.records import read_record, write_record
 from pizero.weights.folder import check_seal, new_folder
 from pizero.weights.own_tensors import OwnTensors, without_adapters
 from pizero.weights.safetensors_files import SafetensorsFile, write_safetensors
-from pizero.weights.tensors import TensorInfo
+from pizero.weights.tensors import TensorInfo, part_of
 
 ADAPTER, ADAPTER_CONFIG = "adapter.safetensors", "adapter.json"
 
@@ -77,9 +76,10 @@ class AdaptedTensors:
 
     def read(self, name: str, index: tuple[int, ...] = ()) -> Tensor:
         """Return a tensor, or the part of it at `index`."""
-        if name not in self.infos:
-            raise ValueError(f"{self.description}: no tensor {name!r}: {nearest(name, self.infos)}")
-        return self.file.read(name, index) if is_adapter(name) else self.base.read(name)[index]
+        if is_adapter(name):
+            return self.file.read(name, index)
+        part_of(self.base.infos, name, index, self.description)
+        return self.base.read(name)[index]
 
 
 def _adapted(config: ModelConfig, adapter: AdapterConfig) -> ModelConfig:

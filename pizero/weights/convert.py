@@ -213,6 +213,7 @@ def _counted(
 def _told(pairs: Iterator[tuple[str, Tensor]], counter: Counter) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in pairs:
         yield name, tensor
+        del tensor  # before the next one is read
         counter(name)
 
 

@@ -11,18 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pizero.names import nearest
-from pizero.weights.tensors import TensorInfo
+from pizero.weights.tensors import NUMPY_DTYPES, TensorInfo, part_of
 
 MANIFEST, METADATA, ROOT = "manifest.ocdbt", "_METADATA", "params"
-DTYPES = {
-    "<f4": torch.float32,
-    "<f8": torch.float64,
-    "<f2": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "<i4": torch.int32,
-    "<i8": torch.int64,
-}
+DTYPES = NUMPY_DTYPES | {"bfloat16": torch.bfloat16}
+UNREADABLE = (ValueError, OSError, KeyError, IndexError, NotImplementedError)
+"""What tensorstore raises where a store is damaged."""
+
+CACHE_BYTES = 2**40
+"""No limit: what is decoded is needed, and one array's cache goes when the next one is opened."""
 
 
 def find_orbax(folder: Path) -> Path | None:
@@ -48,29 +45,33 @@ class OrbaxFolder:
                 f"{folder} is not a whole Orbax checkpoint: expected {MANIFEST} and {METADATA}, missing "
                 f"{', '.join(missing)}; copy the whole folder again"
             )
-        self.store = {"driver": "ocdbt", "base": f"file://{folder.resolve()}/"}
+        base = {"driver": "file", "path": f"{folder.resolve()}/"}  # an address would give `%` a meaning
+        self.store = {"driver": "ocdbt", "base": base}
+        self.stores_all_chunks = _stores_all_chunks(folder / METADATA)
         self.tensorstore = _tensorstore()
+        self._open: tuple[str, Any] | None = None
         try:
             view = self.tensorstore.KvStore.open(self.store).result()
             keys = [key.decode() for key in view.list().result()]
             arrays = sorted(key.removesuffix("/.zarray") for key in keys if key.endswith("/.zarray"))
             headers = {name: json.loads(view.read(f"{name}/.zarray").result().value) for name in arrays}
-        except (ValueError, OSError) as error:
+        except UNREADABLE as error:
             raise ValueError(f"{folder} cannot be read as an Orbax checkpoint: {str(error)[:300]}") from None
         if not arrays:
-            raise ValueError(f"{folder}: expected arrays in the Orbax checkpoint, found none")
+            others = (
+                sorted(key for key in keys if key.endswith("zarr.json"))[:1] or keys[:1] or ["an empty store"]
+            )
+            raise ValueError(
+                f"{folder}: expected arrays in zarr's second format (.zarray), found {others[0]}"
+            )
         self.paths = _names(arrays)
-        unknown = [
-            f"{name}: {headers[path]['dtype']}"
-            for name, path in self.paths.items()
-            if headers[path]["dtype"] not in DTYPES
-        ]
+        infos = {name: _info(headers[path]) for name, path in self.paths.items()}
+        unknown = [f"{name}: {str(headers[self.paths[name]])[:200]}" for name in infos if infos[name] is None]
         if unknown:
-            raise ValueError(f"{folder}: dtypes that are not read: {'; '.join(unknown[:10])}")
-        self._infos = {
-            name: TensorInfo(shape=tuple(headers[path]["shape"]), dtype=DTYPES[headers[path]["dtype"]])
-            for name, path in self.paths.items()
-        }
+            raise ValueError(
+                f"{folder}: expected arrays of {', '.join(DTYPES)}, found {'; '.join(unknown[:10])}"
+            )
+        self._infos = {name: info for name, info in infos.items() if info is not None}
 
     @property
     def infos(self) -> Mapping[str, TensorInfo]:
@@ -79,28 +80,65 @@ class OrbaxFolder:
 
     def read(self, name: str, index: tuple[int, ...] = ()) -> Tensor:
         """Return an array, or the part of it at `index`."""
-        if name not in self._infos:
-            raise ValueError(f"{self.description}: no array {name!r}: {nearest(name, self._infos)}")
-        spec = {"driver": "zarr", "kvstore": {**self.store, "path": f"{self.paths[name]}/"}}
+        part_of(self._infos, name, index, self.description)
         try:
-            array = self.tensorstore.open(spec, open=True).result()
-            values = np.array((array[index] if index else array).read().result())
-        except (ValueError, OSError) as error:
+            array = self._opened(name)
+            values = np.require((array[index] if index else array).read().result(), requirements=["C", "W"])
+        except UNREADABLE as error:
             raise ValueError(f"{self.description}: {name} cannot be read: {str(error)[:300]}") from None
         if values.dtype.name == "bfloat16":
             return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(values)
 
+    def _opened(self, name: str) -> Any:
+        """Return an open array, whose decoded chunks are kept until another array is asked for.
+
+        Layers are stacked, often in one chunk, which would else be decoded once for each of them.
+        """
+        if self._open is None or self._open[0] != name:
+            self._open = None
+            spec = {
+                "driver": "zarr",
+                "kvstore": {**self.store, "path": f"{self.paths[name]}/"},
+                "fill_missing_data_reads": not self.stores_all_chunks,
+            }
+            context = self.tensorstore.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
+            self._open = (name, self.tensorstore.open(spec, open=True, context=context).result())
+        return self._open[1]
+
 
 def _names(paths: list[str]) -> dict[str, str]:
     """Return the store's path of each array, by its name."""
     parts = {path: path.split(".") for path in paths}
-    if all(names[-1] == "value" for names in parts.values()):
+    if all(len(names) > 1 and names[-1] == "value" for names in parts.values()):
         parts = {path: names[:-1] for path, names in parts.items()}
-    return {
-        "/".join(names[1:] if names[0] == ROOT and len(names) > 1 else names): path
-        for path, names in parts.items()
-    }
+    if all(len(names) > 1 and names[0] == ROOT for names in parts.values()):
+        parts = {path: names[1:] for path, names in parts.items()}
+    return {"/".join(names): path for path, names in parts.items()}
+
+
+def _info(header: Any) -> TensorInfo | None:
+    """Return shape and dtype of an array with this `.zarray`; None if it is not one that is read."""
+    if not isinstance(header, dict):
+        return None
+    shape, dtype = header.get("shape"), header.get("dtype")
+    if not isinstance(dtype, str) or dtype not in DTYPES or not isinstance(shape, list):
+        return None
+    if not all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in shape):
+        return None
+    return TensorInfo(shape=tuple(shape), dtype=DTYPES[dtype])
+
+
+def _stores_all_chunks(path: Path) -> bool:
+    """Return whether this Orbax wrote chunks of zeros too; older ones left them out.
+
+    Then a chunk that is not there has been lost, and must not be read as zeros.
+    """
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: it is not JSON: {str(error)[:200]}; copy it again") from None
+    return isinstance(metadata, dict) and metadata.get("store_array_data_equal_to_fill_value") is True
 
 
 def _tensorstore() -> Any:

@@ -72,7 +72,7 @@ def own_scheme(config: ModelConfig) -> NameScheme:
 
 
 class OwnTensors:
-    """The tensors of one model under our names; of the foreign ones, the last is held, and adapters are.
+    """The tensors of one model under our names, in the order in which the foreign ones are stored.
 
     `dtype` None keeps what is stored. With `merge_adapters`, adapters disappear into the weights beside them.
     """
@@ -96,7 +96,6 @@ class OwnTensors:
         self.infos = {
             name: TensorInfo(shape=shapes[name], dtype=dtype or self._info(name).dtype) for name in names
         }
-        self._held: tuple[str, Tensor] | None = None
         self._adapters: dict[str, Tensor] = {}
 
     def read(self, name: str) -> Tensor:
@@ -119,24 +118,21 @@ class OwnTensors:
     def _read(self, name: str) -> Tensor:
         place = self.places[name]
         first, *others = self._stored(place)
-        whole = self._whole(first)
+        tensor = self._stored_tensor(first, place.index)
         for other in others:
-            if not torch.equal(whole, self.source.read(other)):
+            if not torch.equal(tensor, self.source.read(other, place.index)):
                 raise ValueError(
                     f"{self.source.description}: {first} and {other} are two names of one tensor, and "
                     f"differ; nothing was written"
                 )
-        return place.layout.read(whole[place.index])
+        return place.layout.read(tensor)
 
-    def _whole(self, name: str) -> Tensor:
-        if "lora_" in name:
-            if name not in self._adapters:
-                self._adapters[name] = self.source.read(name)
-            return self._adapters[name]
-        if self._held is None or self._held[0] != name:
-            self._held = None  # two of the largest tensors would not fit
-            self._held = (name, self.source.read(name))
-        return self._held[1]
+    def _stored_tensor(self, name: str, index: tuple[int, ...]) -> Tensor:
+        if "lora_" not in name:
+            return self.source.read(name, index)
+        if name not in self._adapters:  # merging would else alternate between them and the weight
+            self._adapters[name] = self.source.read(name)
+        return self._adapters[name][index]
 
     def _scale(self, linear: str) -> float:
         config = self.stored_config

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pizero.names import nearest
-from pizero.weights.tensors import TensorInfo
+from pizero.weights.tensors import TensorInfo, part_of
 
 DTYPES = {
     "F64": torch.float64,
@@ -35,6 +35,8 @@ DTYPES = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_HEADER = 100_000_000
 """Bytes of the largest header that is read; safetensors' own limit."""
+METADATA = "__metadata__"
+"""The one name in a header that is no tensor: it holds texts by name."""
 
 
 class SafetensorsFile:
@@ -51,9 +53,7 @@ class SafetensorsFile:
         self._infos: dict[str, TensorInfo] = {}
         problems = []
         for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            problem = self._add(name, entry)
+            problem = _metadata_problem(entry) if name == METADATA else self._add(name, entry)
             problems += [problem] if problem else []
         problems += _layout_problems(self.offsets, path.stat().st_size - self.data_start)
         if problems:
@@ -67,32 +67,28 @@ class SafetensorsFile:
 
     def read(self, name: str, index: tuple[int, ...] = ()) -> Tensor:
         """Return a tensor, or the part of it at `index`: only that part is read."""
-        if name not in self._infos:
-            raise ValueError(f"{self.description}: no tensor {name!r}: {nearest(name, self._infos)}")
-        info = self._infos[name]
-        rest = info.shape[len(index) :]
+        part = part_of(self._infos, name, index, self.description)
         place = 0
-        for size, position in zip(info.shape, index, strict=False):
-            if not 0 <= position < size:
-                raise ValueError(f"{self.description}: {name} has no part {list(index)}, only {info.shape}")
+        for size, position in zip(self._infos[name].shape, index, strict=False):
             place = place * size + position
-        num_bytes = math.prod(rest) * info.dtype.itemsize
+        num_bytes = math.prod(part.shape) * part.dtype.itemsize
         tensor = torch.empty(num_bytes, dtype=torch.uint8)
         with self.path.open("rb") as file:
             file.seek(self.data_start + self.offsets[name][0] + place * num_bytes)
             if num_bytes and file.readinto(tensor.numpy().data) != num_bytes:
                 raise ValueError(f"{self.path} became shorter while it was read")
-        return tensor.view(info.dtype).reshape(rest)
+        return tensor.view(part.dtype).reshape(part.shape)
 
     def _add(self, name: str, entry: Any) -> str:
         """Take one entry of the header; return what is wrong with it."""
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
             return f"{name}: expected dtype, shape and data_offsets, found {str(entry)[:80]}"
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in DTYPES:
             return f"{name}: the dtype {dtype!r} is not read; known: {', '.join(DTYPES)}"
         if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
-            return f"{name}: expected a shape and two offsets, found {shape!r} and {offsets!r}"
+            found = f"{str(shape)[:80]} and {str(offsets)[:80]}"
+            return f"{name}: expected a shape and two offsets, found {found}"
         expected = math.prod(shape) * DTYPES[dtype].itemsize
         if offsets[1] - offsets[0] != expected:
             return f"{name}: {shape} {dtype} takes {expected} bytes, its offsets are {offsets}"
@@ -110,11 +106,12 @@ class ShardedSafetensors:
     def __init__(self, index: Path) -> None:
         self.description = f"safetensors shards of {index}"
         try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            text = index.read_text(encoding="utf-8")
+            weight_map = json.loads(text, object_pairs_hook=_without_duplicates)["weight_map"]
             shards = sorted(set(weight_map.values()))
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{index}: expected JSON with a weight_map of file names, found {error!r}"
+                f"{index}: expected JSON with a weight_map of file names, found {repr(error)[:200]}"
             ) from None
         outside = [str(name) for name in shards if not _is_inside(index.parent, name)]
         if outside:
@@ -122,7 +119,7 @@ class ShardedSafetensors:
                 f"{index}: expected names of files in its own folder, found {', '.join(outside)}; "
                 f"nothing was read"
             )
-        missing = [name for name in shards if not (index.parent / name).is_file()]
+        missing = [name for name in shards if not os.path.isfile(index.parent / name)]
         if missing:
             raise ValueError(f"{index}: the shards {', '.join(missing)} are not there; copy them too")
         self.shards = {name: SafetensorsFile(index.parent / name) for name in shards}
@@ -140,16 +137,16 @@ class ShardedSafetensors:
         if problems:
             raise ValueError(f"{index} does not fit its shards: {'; '.join(problems[:10])}")
         self.weight_map: dict[str, str] = weight_map
+        self._infos = {name: self.shards[shard].infos[name] for name, shard in weight_map.items()}
 
     @property
     def infos(self) -> Mapping[str, TensorInfo]:
         """Return shape and dtype of every tensor."""
-        return {name: self.shards[shard].infos[name] for name, shard in self.weight_map.items()}
+        return self._infos
 
     def read(self, name: str, index: tuple[int, ...] = ()) -> Tensor:
         """Return a tensor, or the part of it at `index`."""
-        if name not in self.weight_map:
-            raise ValueError(f"{self.description}: no tensor {name!r}: {nearest(name, self.weight_map)}")
+        part_of(self._infos, name, index, self.description)
         return self.shards[self.weight_map[name]].read(name, index)
 
 
@@ -162,7 +159,7 @@ def write_safetensors(
 ) -> str:
     """Write tensors as they come, in the order of `infos`, and return the sha256 of the file.
 
-    ValueError if one is not what `infos` says; then, as after any error, no file is left.
+    ValueError if one is not what `infos` says or cannot be stored; after that or any error, no file is left.
     """
     partial = path.with_name(path.name + ".partial")
     digest = hashlib.sha256()
@@ -176,14 +173,20 @@ def write_safetensors(
             put(_header(infos, metadata or {}))
             expected = iter(infos.items())
             for name, tensor in tensors:
-                wanted, info = next(expected, ("nothing more", None))
+                wanted, info = next(expected, ("no tensor", None))
                 found = TensorInfo(shape=tuple(tensor.shape), dtype=tensor.dtype)
                 if (name, found) != (wanted, info):
-                    raise ValueError(f"expected {wanted} {info} next, found {name} {found}")
-                put(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                    raise ValueError(
+                        f"{path}: expected {wanted} {info or ''} next, found {name} {found}; no file was made"
+                    )
+                put(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                del tensor  # before the next one is made
             unwritten = [name for name, _ in expected]
             if unwritten:
-                raise ValueError(f"{len(unwritten)} tensors never came, first {unwritten[0]}")
+                raise ValueError(
+                    f"{path}: expected {len(unwritten)} more tensors, first {unwritten[0]}; they never came, "
+                    f"and no file was made"
+                )
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -192,6 +195,8 @@ def write_safetensors(
 
 
 def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
+    if not path.is_file():
+        raise ValueError(f"expected a safetensors file at {path}, found none")
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -204,7 +209,7 @@ def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
                 f"has {size}; copy it again"
             )
         try:
-            header = json.loads(file.read(length), object_pairs_hook=_without_duplicates)
+            header = json.loads(file.read(length).decode(), object_pairs_hook=_without_duplicates)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} has no readable safetensors header: {str(error)[:200]}") from None
     if not isinstance(header, dict):
@@ -213,12 +218,12 @@ def _read_header(path: Path) -> tuple[int, dict[str, Any]]:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    doubled = (
-        sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    )
+    doubled = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
     if doubled:
         raise ValueError(f"twice in the header: {', '.join(doubled[:5])}")
+    "".join(
+        text for pair in pairs for text in pair if isinstance(text, str)
+    ).encode()  # refuses half characters
     return dict(pairs)
 
 
@@ -238,6 +243,12 @@ def _layout_problems(offsets: Mapping[str, tuple[int, int]], size: int) -> list[
     return problems
 
 
+def _metadata_problem(metadata: Any) -> str:
+    if isinstance(metadata, dict) and all(isinstance(text, str) for text in metadata.values()):
+        return ""
+    return f"{METADATA}: expected texts by name, found {str(metadata)[:80]}"
+
+
 def _are_counts(value: Any) -> bool:
     return isinstance(value, list) and all(
         isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 2**62 for item in value
@@ -245,13 +256,22 @@ def _are_counts(value: Any) -> bool:
 
 
 def _is_inside(folder: Path, name: Any) -> bool:
-    if not isinstance(name, str) or not name or "\\" in name or "\0" in name or Path(name).name != name:
+    if not isinstance(name, str) or not name or "\\" in name or Path(name).name != name:
         return False
-    return (folder / name).resolve().parent == folder.resolve()
+    try:
+        return (folder / name).resolve().parent == folder.resolve()
+    except (OSError, RuntimeError, ValueError):  # links in a circle, or a name that no file can have
+        return False
 
 
 def _header(infos: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> bytes:
-    entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    strange = [f"{name}: {info.dtype}" for name, info in infos.items() if info.dtype not in NAMES]
+    if strange or METADATA in infos:
+        raise ValueError(
+            f"expected dtypes of {', '.join(map(str, NAMES))} and no tensor named {METADATA}, "
+            f"found {', '.join(strange[:10]) or METADATA}; no file was made"
+        )
+    entries: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
     end = 0
     for name, info in infos.items():
         start, end = end, end + math.prod(info.shape) * info.dtype.itemsize

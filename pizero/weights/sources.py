@@ -53,8 +53,11 @@ def is_pickle(path: Path) -> bool:
         # A safetensors header of this length would be followed by zeros and a brace.
         return head[2:8] != b"\0" * 6
     if start == b"PK" and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("data.pkl") for name in archive.namelist())
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return any(name.endswith("data.pkl") for name in archive.namelist())
+        except zipfile.BadZipFile:
+            return False  # whoever opens it says what is wrong with it
     return False
 
 

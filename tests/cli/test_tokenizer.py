@@ -53,3 +53,15 @@ def test_too_long_a_horizon_is_refused(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="take a shorter horizon"):
         tokenizer(dataset, output=tmp_path / "fast", horizon=10_000)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_tokenizer_of_the_actions_that_a_model_sees(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"horizon": 5, "vocab_size": 400, "as_json": True, "robot": "navigation2d"}
+    tokenizer(dataset, output=tmp_path / "recorded", **options)
+    tokenizer(dataset, output=tmp_path / "summed", action_form="displacement", **options)
+    recorded, summed = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert recorded != summed
+    with pytest.raises(ValueError, match="whose actions these are with --robot"):
+        tokenizer(dataset, output=tmp_path / "x", horizon=5, action_form="relative")

@@ -1,6 +1,7 @@
 """A chunk says where it leads, and comes back exactly."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,12 @@ from hypothesis.extra.numpy import arrays
 
 from pizero.contract import ActionForm
 from pizero.data.actions import ActionTransform
-from pizero.robots import ALOHA, LIBERO, METAWORLD, NAVIGATION2D, Embodiment
+from pizero.data.statistics import compute_statistics, field_statistics
+from pizero.robots import ALOHA, DROID, LIBERO, METAWORLD, NAVIGATION2D, Embodiment
 from tests.golden_weights import arrays as golden
+from tests.small import demonstrate
 
+TRANSFORMS = "preprocessing/transforms.npz"
 CHUNKS = arrays(np.float64, st.tuples(st.integers(1, 12), st.just(4)), elements=st.floats(-1, 1, width=32))
 
 
@@ -48,7 +52,7 @@ def test_recorded_changes_nothing() -> None:
     )
 
 
-@pytest.mark.parametrize(("case", "embodiment"), [("delta0", ALOHA), ("delta1", LIBERO)])
+@pytest.mark.parametrize(("case", "embodiment"), [("delta0", ALOHA), ("delta1", LIBERO), ("delta2", DROID)])
 def test_relative_actions_are_openpi_s_delta_actions(case: str, embodiment: Embodiment) -> None:
     """openpi names the dimensions by a mask; ours are all but the grippers."""
     values = {
@@ -65,9 +69,6 @@ def test_relative_actions_are_openpi_s_delta_actions(case: str, embodiment: Embo
     np.testing.assert_allclose(again, values["absolute_actions"][:, :dim], atol=1e-12)
 
 
-TRANSFORMS = "preprocessing/transforms.npz"
-
-
 def test_relative_actions_are_of_each_chunk_s_own_state() -> None:
     transform = ActionTransform("relative", ALOHA)
     rng = np.random.default_rng(0)
@@ -75,6 +76,32 @@ def test_relative_actions_are_of_each_chunk_s_own_state() -> None:
     together = transform.encode(actions, states)
     for row in range(3):
         np.testing.assert_allclose(together[row], transform.encode(actions[row], states[row]))
+
+
+def test_a_relative_gripper_would_be_caught() -> None:
+    """A wrong variant: delta on every number. The golden values tell it apart at the grippers only."""
+    values = golden(TRANSFORMS)
+    wrong = values["delta0/actions"] - values["delta0/state"]
+    off = np.abs(wrong - values["delta0/delta_actions"]).max(axis=0)
+    assert np.flatnonzero(off > 1e-12).tolist() == [6, 13]
+    assert (off[[6, 13]] > 1e-3).all()
+
+
+def test_statistics_of_relative_actions_take_each_window_s_first_state(tmp_path: Path) -> None:
+    dataset = demonstrate(tmp_path / "data", num_episodes=2)
+    found = compute_statistics(dataset, NAVIGATION2D, action_form="relative", horizon=3)
+    rows = [
+        dataset.actions[frame + step].astype(np.float64) - dataset.states[frame]
+        for episode in dataset.episodes
+        for frame in range(episode.start, episode.end)
+        for step in range(min(3, episode.end - frame))
+    ]
+    expected = field_statistics(np.stack(rows))
+    assert found.actions.count == len(rows)
+    np.testing.assert_allclose(found.actions.mean, expected.mean, atol=1e-6)
+    np.testing.assert_allclose(found.actions.q99, expected.q99, atol=1e-6)
+    assert found.state == field_statistics(dataset.states)
+    assert (found.action_form, found.horizon) == ("relative", 3)
 
 
 def test_relative_actions_need_a_state_as_wide() -> None:
