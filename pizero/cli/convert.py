@@ -17,9 +17,17 @@ from pizero.models.build import ComputeDtype
 from pizero.policy.golden import distance_to_golden
 from pizero.progress import counting
 from pizero.records import to_data, write_record
-from pizero.weights.adapters import save_adapters
-from pizero.weights.convert import REPORT, convert_to_policy, convert_to_torch, planned, summary
-from pizero.weights.folder import seal
+from pizero.weights.adapters import adapters_of, save_adapters
+from pizero.weights.convert import (
+    REPORT,
+    check_space,
+    convert_to_policy,
+    convert_to_torch,
+    planned,
+    readable,
+    summary,
+)
+from pizero.weights.folder import refuse_existing, seal
 from pizero.weights.request import Changes, open_source
 from pizero.weights.torch_names import LEROBOT, OPENPI
 
@@ -52,6 +60,7 @@ def convert(
     bytes_prompt: bool = False,
     rate: float | None = None,
     vision_heads: int | None = None,
+    skipped_positions: int | None = None,
     golden: Path | None = None,
     dry_run: bool = False,
     as_json: Json = False,
@@ -86,6 +95,7 @@ def convert(
         bytes_prompt: The model reads bytes instead of PaliGemma's tokens.
         rate: Control rate in Hz, for a LeRobot folder of a robot that the catalog lacks.
         vision_heads: Attention heads of an image encoder of an unpublished size.
+        skipped_positions: Positions that a π0-FAST leaves out before it writes: 1 in openpi, 0 in training.
         golden: An `.npz` of the reference (`obs/…`, `noise`, `actions`) to compare actions with.
         dry_run: Check everything and say what would be written.
         as_json: Print the whole report as JSON.
@@ -106,8 +116,10 @@ def convert(
         bytes_prompt=bytes_prompt,
         rate=rate,
         vision_heads=vision_heads,
+        skipped_positions=skipped_positions,
         compute=compute,
     )
+    refuse_existing(output)
     stored = None if dtype == "keep" else getattr(torch, dtype)
     request = open_source(source, changes, dtype=stored, merge_lora=merge_lora, adapter=adapter)
     naming = NAMINGS[to]
@@ -115,11 +127,16 @@ def convert(
     if golden is not None and (naming is not None or contract is None):
         raise ValueError("golden actions are compared with a policy's: convert to a policy with a robot")
     if to == "adapter":
-        saved = save_adapters(request.tensors, output)
-        say(f"{output}: {saved.num_tensors} adapters", next_command="pizero convert BASE OUT --adapter …")
+        adapters = adapters_of(request.tensors) if dry_run else save_adapters(request.tensors, output)
+        if as_json:
+            print(json.dumps(to_data(adapters)))
+        else:
+            told_place = f"nothing was written; {output} would hold" if dry_run else f"{output}:"
+            say(f"{told_place} {adapters.num_tensors} adapters")
         return
     conversion = planned(request.tensors, output, naming)
     if not dry_run:
+        check_space(output, conversion.num_bytes)
         with counting("converting", len(conversion.tensors), "tensors") as counter:
 
             def told(name: str) -> None:
@@ -153,7 +170,7 @@ def convert(
     Console().print(table)
     if conversion.actions_distance is not None:
         say(f"largest difference to the golden actions: {conversion.actions_distance:.2e} (robot units)")
-    size = f"{conversion.num_bytes / 1e9:.2f} GB"
+    size = readable(conversion.num_bytes)
     if dry_run:
         say(f"nothing was written; {output} would take {size}")
         return

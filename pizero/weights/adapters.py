@@ -30,18 +30,24 @@ class AdapterConfig:
     num_tensors: int
 
 
-def save_adapters(tensors: OwnTensors, folder: Path) -> AdapterConfig:
-    """Write the adapters of a model into a folder, whole or not at all; ValueError if it has none."""
-    infos = {name: info for name, info in tensors.infos.items() if is_adapter(name)}
-    if not infos:
-        raise ValueError(f"{tensors.source.description} has no adapters")
+def adapters_of(tensors: OwnTensors) -> AdapterConfig:
+    """Return what the adapters of a model are; ValueError if it has none."""
     config = tensors.config
-    written = AdapterConfig(
+    num_tensors = sum(is_adapter(name) for name in tensors.infos)
+    if not num_tensors:
+        raise ValueError(f"{tensors.source.description} has no adapters")
+    return AdapterConfig(
         language=config.backbone.language.lora,
         expert=None if isinstance(config, Pi0FASTConfig) else config.expert.lora,
         base=type(config).__name__,
-        num_tensors=len(infos),
+        num_tensors=num_tensors,
     )
+
+
+def save_adapters(tensors: OwnTensors, folder: Path) -> AdapterConfig:
+    """Write the adapters of a model into a folder, whole or not at all; ValueError if it has none."""
+    written = adapters_of(tensors)
+    infos = {name: info for name, info in tensors.infos.items() if is_adapter(name)}
     with new_folder(folder) as partial:
         write_safetensors(partial / ADAPTER, infos, ((name, tensors.read(name)) for name in infos))
         write_record(partial / ADAPTER_CONFIG, written)

@@ -158,6 +158,22 @@ def summary(conversion: Conversion, infos: Mapping[str, TensorInfo]) -> dict[str
     }
 
 
+def check_space(folder: Path, num_bytes: int) -> None:
+    """Raise ValueError unless a folder of that size fits on its disk."""
+    place = next(parent for parent in folder.absolute().parents if parent.exists())
+    free = shutil.disk_usage(place).free
+    if free < num_bytes:
+        raise ValueError(
+            f"{folder} will take {readable(num_bytes)}, and {place} has {readable(free)} left; make room or "
+            f"name another place"
+        )
+
+
+def readable(num_bytes: int) -> str:
+    """Return a size in megabytes or gigabytes."""
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.2f} MB"
+
+
 def planned(tensors: OwnTensors, folder: Path, naming: Naming | None) -> Conversion:
     """Return the report of a conversion without making it."""
     if naming is None:

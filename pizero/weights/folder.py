@@ -74,16 +74,21 @@ def check_seal(folder: Path, expected: tuple[str, ...], what: str) -> None:
             )
 
 
+def refuse_existing(folder: Path) -> None:
+    """Raise ValueError if there is something already where a folder is to be written."""
+    if folder.exists():
+        raise ValueError(
+            f"{folder} exists already; nothing was overwritten. Name another folder or remove it"
+        )
+
+
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """Give a place to write a folder's files; it is sealed and named at the end, or leaves no trace.
 
     ValueError if the folder exists.
     """
-    if folder.exists():
-        raise ValueError(
-            f"{folder} exists already; nothing was overwritten. Name another folder or remove it"
-        )
+    refuse_existing(folder)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -48,6 +48,7 @@ class Changes:
     bytes_prompt: bool = False
     rate: float | None = None
     vision_heads: int | None = None
+    skipped_positions: int | None = None
     compute: ComputeDtype = "bfloat16"
 
 
@@ -71,6 +72,10 @@ def open_source(
     source = open_tensors(path)
     opened = _open_own if OWN_MARK in source.infos else _open_foreign
     source, config, scheme, found = opened(path, source, changes)
+    if changes.skipped_positions is not None:
+        if not isinstance(config, Pi0FASTConfig):
+            raise ValueError("only a π0-FAST writes token after token; leave --skipped-positions out")
+        config = replace(config, skipped_positions=changes.skipped_positions)
     if adapter is not None:
         source = AdaptedTensors(OwnTensors(source, config, scheme), adapter)
         config, scheme = source.config, own_scheme(source.config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pizero.cli.convert import convert
-from pizero.models.build import construct
-from pizero.nn.lora import LoRAConfig, is_adapter
 from pizero.policy.policy import Policy
 from pizero.records import read_record
 from pizero.weights.convert import REPORT, Conversion
 from pizero.weights.folder import MANIFEST, check_seal, read_policy
-from tests.golden_weights import GOLDEN, arrays, from_openpi, golden_config, with_lora
+from pizero.weights.own_tensors import OwnTensors
+from tests.golden_weights import GOLDEN, arrays, from_openpi, golden_config
 from tests.orbax_writer import write_orbax
 
 TOKENIZER = GOLDEN / "preprocessing" / "mini_paligemma_tokenizer.model"
@@ -90,16 +90,11 @@ def test_end_to_end_actions_through_an_orbax_checkpoint(kind: str, tmp_path: Pat
 def test_a_wrong_preset_is_seen_in_the_golden_actions(
     kind: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
-    save_npz(tmp_path / "weights.safetensors", kind)
     golden = GOLDEN / "policy" / kind / "golden.npz"
     write_orbax(tmp_path / "jax", arrays(f"policy/{kind}/params_jax.safetensors"))
     report = convert_golden(kind, tmp_path / "jax", tmp_path / "policy", golden=golden, **changes)
     assert report.actions_distance is not None
     assert report.actions_distance > 1e-3
-
-
-def save_npz(path: Path, kind: str) -> None:
-    np.savez(path.with_suffix(".npz"), **arrays(f"policy/{kind}/params_jax.safetensors"))
 
 
 @pytest.mark.parametrize("kind", ["pi0", "pi05"])
@@ -169,6 +164,18 @@ def test_a_paligemma_archive(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
+def test_a_pi0_fast_may_decode_as_it_was_trained(tmp_path: Path) -> None:
+    write_orbax(tmp_path / "jax", arrays("pi0_fast/params_jax.safetensors"))
+    for skipped in (None, 0):
+        output = tmp_path / f"skips-{skipped}"
+        convert(tmp_path / "jax", output, weights_only=True, skipped_positions=skipped)
+        config = json.loads((output / "config.json").read_text(encoding="utf-8"))
+        assert config["skipped_positions"] == (1 if skipped is None else 0)
+    write_orbax(tmp_path / "pi0", arrays("pi0/params_jax.safetensors"))
+    with pytest.raises(ValueError, match="only a π0-FAST writes token after token"):
+        convert(tmp_path / "pi0", tmp_path / "out", weights_only=True, skipped_positions=0)
+
+
 def test_bfloat16_weights_act_alike(aloha_orbax: Path, tmp_path: Path) -> None:
     report = convert_golden(
         "pi0_aloha", aloha_orbax, tmp_path / "half", dtype="bfloat16", golden=ALOHA / "golden.npz"
@@ -197,45 +204,6 @@ def test_a_policy_folder_keeps_its_contract_and_can_be_converted_again(
     assert statistics["norm_stats"]["state"]["mean"] == original["norm_stats"]["state"]["mean"][:14]
 
 
-def lora_folder(tmp_path: Path) -> tuple[Path, Any]:
-    """Return an Orbax folder of the golden weights with the golden adapters, and its config."""
-    golden = arrays("pi0/params_jax.safetensors") | arrays("pi0/lora/lora_params_jax.safetensors")
-    write_orbax(tmp_path / "lora", golden)
-    lora = LoRAConfig(attention_rank=4, attention_alpha=4.0, feed_forward_rank=4)
-    return tmp_path / "lora", with_lora(golden_config("pi0"), lora)
-
-
-def test_adapters_merged_while_converting_are_those_merged_by_the_model(tmp_path: Path) -> None:
-    source, config = lora_folder(tmp_path)
-    options: dict[str, Any] = {"weights_only": True, "compute": "float32", "horizon": 6}
-    convert(source, tmp_path / "merged", merge_lora=True, **options)
-    model = construct(config)
-    golden = arrays("pi0/params_jax.safetensors") | arrays("pi0/lora/lora_params_jax.safetensors")
-    model.load_state_dict(from_openpi(golden, config))
-    from pizero.nn.lora import merged_weights
-
-    expected, found = merged_weights(model), weights_of(tmp_path / "merged")
-    assert set(expected) == set(found)
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], atol=1e-7, rtol=0, msg=name)
-
-
-def test_adapters_alone_and_back_on_their_base(tmp_path: Path) -> None:
-    source, config = lora_folder(tmp_path)
-    options: dict[str, Any] = {"weights_only": True, "compute": "float32", "horizon": 6}
-    convert(source, tmp_path / "whole", **options)
-    convert(source, tmp_path / "adapter", to="adapter", **options)
-    write_orbax(tmp_path / "base", arrays("pi0/params_jax.safetensors"))
-    convert(tmp_path / "base", tmp_path / "again", adapter=tmp_path / "adapter", **options)
-    assert_same_weights(tmp_path / "whole", tmp_path / "again")
-    assert all(is_adapter(name) for name in load_file(tmp_path / "adapter" / "adapter.safetensors"))
-    saved = (tmp_path / "adapter" / "adapter.safetensors").stat().st_size
-    assert saved < 0.2 * (tmp_path / "whole" / "model.safetensors").stat().st_size
-    assert golden_config("pi0") != config
-    with pytest.raises(ValueError, match="holds adapters for a Pi0Config without any"):
-        convert(tmp_path / "whole", tmp_path / "twice", adapter=tmp_path / "adapter", **options)
-
-
 def test_a_dry_run_writes_nothing_and_refuses_the_same(
     aloha_orbax: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -245,6 +213,8 @@ def test_a_dry_run_writes_nothing_and_refuses_the_same(
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     with pytest.raises(ValueError, match="nothing about a robot"):
         convert(aloha_orbax, tmp_path / "out", dry_run=True)
+    with pytest.raises(ValueError, match="exists already"):
+        convert(aloha_orbax, aloha_orbax, weights_only=True, dry_run=True)
 
 
 def test_the_report_as_json(aloha_orbax: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -320,6 +290,32 @@ def test_an_unpublished_image_encoder_needs_its_heads(tmp_path: Path) -> None:
     convert(tmp_path / "jax", tmp_path / "torch", to="openpi", **options)
     with pytest.raises(ValueError, match="--vision-heads"):
         convert(tmp_path / "torch", tmp_path / "out", **options)
+
+
+def test_a_disk_that_is_too_small_is_seen_before_anything_is_written(
+    aloha_orbax: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+    with pytest.raises(ValueError, match=r"will take 1\.49 MB, and .* has 1\.00 MB left"):
+        convert(aloha_orbax, tmp_path / "deep" / "out", weights_only=True)
+    assert not (tmp_path / "deep").exists()
+
+
+def test_an_interruption_leaves_nothing(
+    aloha_orbax: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, count = OwnTensors.read, iter(range(1000))
+
+    def interrupted(self: OwnTensors, name: str) -> torch.Tensor:
+        if next(count) == 30:
+            raise KeyboardInterrupt
+        return read(self, name)
+
+    monkeypatch.setattr(OwnTensors, "read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        convert(aloha_orbax, tmp_path / "out", weights_only=True)
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_an_existing_folder_is_left_alone(aloha_orbax: Path, tmp_path: Path) -> None:
