@@ -115,13 +115,13 @@ def build_contract(
 
 def check_fit(preset: Preset, config: ModelConfig) -> None:
     """Raise ValueError if a model cannot be what a preset describes."""
-    kind = {"Pi0Config": "pi0", "Pi05Config": "pi05", "Pi0FASTConfig": "pi0_fast"}[type(config).__name__]
-    allowed = {"pi0": ("pi0",), "pi05": ("pi05", "pi0"), "pi0_fast": ("pi0_fast",)}[kind]
-    if preset.prompt not in allowed:
+    model = type(config).__name__.removesuffix("Config")
+    if preset.model != model:
         raise ValueError(
-            f"the weights are those of a {type(config).__name__.removesuffix('Config')}, which reads prompts "
-            f"of the form {' or '.join(allowed)}; the preset's is {preset.prompt!r}: choose another preset"
+            f"the weights are those of a {model}, the preset's of a {preset.model}: choose another preset"
         )
+    if (preset.prompt == "pi0_fast") != (model == "Pi0FAST") or (model, preset.prompt) == ("Pi0", "pi05"):
+        raise ValueError(f"a {model} was not trained on prompts of the form {preset.prompt!r}")
     if config.horizon != preset.horizon:
         raise ValueError(f"the model's horizon is {config.horizon}, the preset's {preset.horizon}")
 

@@ -17,7 +17,7 @@ from pizero.nn.gemma import GemmaConfig
 from pizero.nn.lora import LoRAConfig
 from pizero.nn.paligemma import PaliGemmaConfig
 from pizero.nn.siglip import SigLIPConfig
-from pizero.weights.keymap import TRANSPOSED, Layout, NameScheme, Place
+from pizero.weights.keymap import TRANSPOSED, Layout, NameScheme, Place, check_sizes_told
 from pizero.weights.tensors import TensorInfo
 
 IMAGES, LANGUAGE = "PaliGemma/img", "PaliGemma/llm"
@@ -56,14 +56,25 @@ def infer_config(
     """
     root = "" if with_root(infos) else "PaliGemma/"
 
+    telling = [
+        f"{IMAGES}/embedding/kernel",
+        f"{IMAGES}/pos_embedding",
+        f"{BLOCK}/MlpBlock_0/Dense_0/kernel",
+        f"{BLOCK}/MultiHeadDotProductAttention_0/query/kernel",
+        f"{LANGUAGE}/embedder/input_embedding",
+    ]
+    is_fast = not any(name.startswith("action_") for name in infos)
+    for expert in ("",) if is_fast else ("", "_1"):
+        layers = f"{LANGUAGE}/layers"
+        telling += [f"{layers}/attn/{einsum}{expert}/w" for einsum in ("q_einsum", "kv_einsum")]
+        telling.append(f"{layers}/mlp{expert}/linear")
+    conditioned = f"{LANGUAGE}/final_norm_1/Dense_0/kernel" in infos
+    telling += [] if is_fast else ["action_in_proj/kernel"]
+    telling += [] if is_fast or conditioned else ["state_proj/kernel"]
+    check_sizes_told([name.removeprefix(root) for name in telling], infos, "openpi JAX")
+
     def shape(name: str) -> tuple[int, ...]:
-        key = name.removeprefix(root)
-        if key not in infos:
-            raise ValueError(
-                f"expected the tensor {key} of an openpi checkpoint, which tells the model's size, "
-                f"found none among {len(infos)} tensors"
-            )
-        return infos[key].shape
+        return infos[name.removeprefix(root)].shape
 
     patch, _, _, vision_width = shape(f"{IMAGES}/embedding/kernel")
     vision_depth, _, vision_mlp = shape(f"{BLOCK}/MlpBlock_0/Dense_0/kernel")
@@ -81,7 +92,7 @@ def infer_config(
         language=_infer_gemma(shape, infos, root, ""),
         vocab_size=shape(f"{LANGUAGE}/embedder/input_embedding")[0],
     )
-    if "action_in_proj/kernel" not in infos:
+    if is_fast:
         return Pi0FASTConfig(backbone=backbone, horizon=horizon, compute_dtype=compute_dtype)
     expert = _infer_gemma(shape, infos, root, "_1")
     action_dim = shape("action_in_proj/kernel")[0]

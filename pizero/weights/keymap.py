@@ -85,6 +85,17 @@ def foreign_shapes(scheme: NameScheme, ours: Mapping[str, tuple[int, ...]]) -> d
     }
 
 
+def check_sizes_told(names: Iterable[str], found: Iterable[str], naming: str) -> None:
+    """Raise one ValueError that lists all of the tensors which tell a model's size and are not there."""
+    there = set(found)
+    missing = [f"{name}{_near(name, there)}" for name in names if name not in there]
+    if missing:
+        raise ValueError(
+            f"expected the tensors that tell a model's size in {naming}'s names, among {len(there)} found; "
+            + _listed("missing", missing)
+        )
+
+
 def check_coverage(
     scheme: NameScheme, found: Mapping[str, TensorInfo], ours: Mapping[str, tuple[int, ...]], source: str
 ) -> None:

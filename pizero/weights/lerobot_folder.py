@@ -16,11 +16,14 @@ from pizero.nn.siglip import SigLIPConfig
 from pizero.robots import Camera, Dimension, Embodiment
 from pizero.weights.contracts import FoundContract, find_text_tokenizer
 from pizero.weights.safetensors_files import SafetensorsFile
+from pizero.weights.tensors import TensorSource
 
 STATE, ACTION, IMAGES = "observation.state", "action", "observation.images."
 NORMALIZATIONS: dict[str, Normalization] = {"MEAN_STD": "zscore", "QUANTILES": "quantile"}
 PROMPTS: dict[str, PromptFormat] = {"pi0": "pi0", "pi05": "pi05"}
 KINDS = (*PROMPTS, "pi0_fast")
+FIRST_EPSILON = 1e-8
+"""What LeRobot's first port adds to a standard deviation."""
 
 
 def is_lerobot(folder: Path) -> bool:
@@ -53,6 +56,7 @@ def sized(config: ModelConfig, folder: Path) -> ModelConfig:
 def lerobot_contract(
     folder: Path,
     config: ModelConfig,
+    weights: TensorSource,
     *,
     rate: float | None,
     embodiment: Embodiment | None,
@@ -80,7 +84,7 @@ def lerobot_contract(
             f"{folder}: expected one of {', '.join(NORMALIZATIONS)} for state and actions, "
             f"found {saved['normalization_mapping']}"
         )
-    epsilon, statistics = _read_normalizer(folder)
+    epsilon, statistics = _read_buffers(weights) or _read_normalizer(folder)
     if embodiment is None:
         embodiment = _embodiment(saved, statistics, rate, folder)
     text, files = find_text_tokenizer(config, tokenizer, bytes_prompt=False)
@@ -103,6 +107,29 @@ def lerobot_contract(
         ),
     )
     return FoundContract(contract=contract, files=files)
+
+
+def _read_buffers(weights: TensorSource) -> tuple[float, dict[str, FieldStatistics]] | None:
+    """Return the statistics that the first port stored beside its weights; None if there are none."""
+    found = {}
+    for key, buffer in (
+        (STATE, "normalize_inputs.buffer_observation_state"),
+        (ACTION, "unnormalize_outputs.buffer_action"),
+    ):
+        names = {part: f"{buffer}.{part}" for part in ("mean", "std", "min", "max")}
+        there = {
+            part: tuple(weights.read(name).double().flatten().tolist())
+            for part, name in names.items()
+            if name in weights.infos
+        }
+        if {"mean", "std"} <= set(there):
+            found[key] = FieldStatistics(
+                mean=there["mean"],
+                std=there["std"],
+                minimum=there.get("min", ()),
+                maximum=there.get("max", ()),
+            )
+    return (FIRST_EPSILON, found) if len(found) == 2 else None
 
 
 def _read_normalizer(folder: Path) -> tuple[float, dict[str, FieldStatistics]]:

@@ -6,7 +6,7 @@ Source: openpi's training configs (commit 15a9616) and its list of assets.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pizero.contract import ActionForm, Convention, Normalization, PromptFormat
 from pizero.names import nearest
@@ -19,9 +19,10 @@ class Preset:
     """How one published checkpoint was trained; without a `robot` it is a base to fine-tune.
 
     `slots` are the robot's cameras in the order in which the model sees them, "" for one that it lacks;
-    `asset` names the folder of its statistics under `assets/`. π0-FAST's `width` is 0: it pads nothing.
+    `asset` names the folder of its statistics under `assets/`.
     """
 
+    model: Literal["Pi0", "Pi05", "Pi0FAST"]
     robot: str = ""
     asset: str = ""
     convention: Convention = "native"
@@ -31,10 +32,8 @@ class Preset:
     instruction: str = ""
     max_tokens: int
     horizon: int
-    width: int = 32
     normalization: Normalization
     action_form: ActionForm = "recorded"
-    notes: str = ""
 
 
 ALOHA_SLOTS = ("cam_high", "cam_left_wrist", "cam_right_wrist")
@@ -55,6 +54,7 @@ def _pi0(
     action_form: ActionForm = "recorded",
 ) -> Preset:
     return Preset(
+        model="Pi0",
         prompt="pi0",
         normalization="zscore",
         horizon=horizon,
@@ -79,12 +79,12 @@ def _aloha(instruction: str = "", *, asset: str = "trossen", action_form: Action
     )
 
 
-def _pi0_fast(*, width: int, horizon: int, max_tokens: int, robot: str = "", asset: str = "") -> Preset:
+def _pi0_fast(*, horizon: int, max_tokens: int, robot: str = "", asset: str = "") -> Preset:
     slots = {"droid": DROID_FAST_SLOTS, "libero": LIBERO_SLOTS, "": ()}[robot]
     return Preset(
+        model="Pi0FAST",
         prompt="pi0_fast",
         normalization="quantile",
-        width=0,
         absent_valid=True,
         horizon=horizon,
         max_tokens=max_tokens,
@@ -92,7 +92,6 @@ def _pi0_fast(*, width: int, horizon: int, max_tokens: int, robot: str = "", ass
         asset=asset,
         slots=slots,
         action_form="relative" if robot == "libero" else "recorded",
-        notes=f"actions of {width} numbers",
     )
 
 
@@ -111,8 +110,9 @@ PRESETS: dict[str, Preset] = {
         slots=LIBERO_SLOTS,
         action_form="relative",
     ),
-    "pi05_base": Preset(prompt="pi05", normalization="quantile", horizon=50, max_tokens=200),
+    "pi05_base": Preset(model="Pi05", prompt="pi05", normalization="quantile", horizon=50, max_tokens=200),
     "pi05_droid": Preset(
+        model="Pi05",
         prompt="pi05",
         normalization="quantile",
         horizon=15,
@@ -122,6 +122,7 @@ PRESETS: dict[str, Preset] = {
         slots=DROID_SLOTS,
     ),
     "pi05_libero": Preset(
+        model="Pi05",
         prompt="pi0",
         normalization="quantile",
         horizon=10,
@@ -129,12 +130,11 @@ PRESETS: dict[str, Preset] = {
         robot="libero",
         asset="physical-intelligence/libero",
         slots=LIBERO_SLOTS,
-        notes="the model does not see the state, as it was trained",
     ),
-    "pi0_fast_base": _pi0_fast(width=32, horizon=32, max_tokens=250),
-    "pi0_fast_droid": _pi0_fast(width=8, horizon=10, max_tokens=250, robot="droid", asset="droid"),
+    "pi0_fast_base": _pi0_fast(horizon=32, max_tokens=250),
+    "pi0_fast_droid": _pi0_fast(horizon=10, max_tokens=250, robot="droid", asset="droid"),
     "pi0_fast_libero": _pi0_fast(
-        width=7, horizon=10, max_tokens=180, robot="libero", asset="physical-intelligence/libero"
+        horizon=10, max_tokens=180, robot="libero", asset="physical-intelligence/libero"
     ),
 }
 

@@ -126,6 +126,7 @@ def _open_foreign(
         found = lerobot_folder.lerobot_contract(
             folder,
             config,
+            source,
             rate=changes.rate,
             embodiment=find_embodiment(changes.robot) if changes.robot else None,
             tokenizer=changes.tokenizer,

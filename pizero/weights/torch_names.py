@@ -19,7 +19,7 @@ from pizero.nn.gemma import GemmaConfig
 from pizero.nn.paligemma import PaliGemmaConfig
 from pizero.nn.siglip import SigLIPConfig
 from pizero.weights.jax_names import PI0_PROJECTIONS, PI05_PROJECTIONS
-from pizero.weights.keymap import NameScheme, Place
+from pizero.weights.keymap import NameScheme, Place, check_sizes_told
 from pizero.weights.tensors import TensorInfo
 
 NUM_HEADS, NUM_KV_HEADS = 8, 1
@@ -117,12 +117,25 @@ def infer_config(
     encoder's heads where its width is not a published one.
     """
 
+    prefix = naming.projections
+    is_fast = not any(name.startswith(f"{prefix}action_") for name in infos)
+    conditioned = f"{naming.expert}.norm.dense.weight" in infos
+    embedding = naming.embedding if naming.embedding in infos else naming.output
+    telling = [
+        f"{naming.vision}.embeddings.patch_embedding.weight",
+        f"{naming.vision}.embeddings.position_embedding.weight",
+        f"{naming.vision}.encoder.layers.0.mlp.fc1.weight",
+        embedding,
+    ]
+    for gemma_prefix in (naming.language,) if is_fast else (naming.language, naming.expert):
+        telling += [
+            f"{gemma_prefix}.layers.0.{name}.weight" for name in ("mlp.gate_proj", "self_attn.q_proj")
+        ]
+    telling += [] if is_fast else [f"{prefix}action_in_proj.weight"]
+    telling += [] if is_fast or conditioned else [f"{prefix}state_proj.weight"]
+    check_sizes_told(telling, infos, naming.name)
+
     def shape(name: str) -> tuple[int, ...]:
-        if name not in infos:
-            raise ValueError(
-                f"expected the tensor {name} of a checkpoint in {naming.name}'s names, which tells the "
-                f"model's size, found none among {len(infos)} tensors"
-            )
         return infos[name].shape
 
     def gemma(prefix: str) -> GemmaConfig:
@@ -146,7 +159,6 @@ def infer_config(
             f"(known: {KNOWN_VISION_HEADS}); give it with --vision-heads"
         )
     num_tokens = shape(f"{naming.vision}.embeddings.position_embedding.weight")[0]
-    embedding = naming.embedding if naming.embedding in infos else naming.output
     backbone = PaliGemmaConfig(
         vision=SigLIPConfig(
             width=width,
@@ -159,8 +171,7 @@ def infer_config(
         language=gemma(naming.language),
         vocab_size=shape(embedding)[0],
     )
-    prefix = naming.projections
-    if f"{prefix}action_in_proj.weight" not in infos:
+    if is_fast:
         return Pi0FASTConfig(backbone=backbone, horizon=horizon, compute_dtype=compute_dtype)
     expert, action_dim = gemma(naming.expert), shape(f"{prefix}action_in_proj.weight")[1]
     if expert.conditioned:

@@ -227,7 +227,7 @@ def test_the_report_as_json(aloha_orbax: Path, tmp_path: Path, capsys: pytest.Ca
 
 
 def without(golden: dict[str, np.ndarray]) -> None:
-    del golden["PaliGemma/llm/layers/mlp_1/linear"]
+    del golden["PaliGemma/llm/layers/mlp_1/linear"], golden["state_proj/kernel"]
 
 
 def with_more(golden: dict[str, np.ndarray]) -> None:
@@ -249,7 +249,7 @@ def misshaped(golden: dict[str, np.ndarray]) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (without, r"expected the tensor PaliGemma/llm/layers/mlp_1/linear"),
+        (without, r"2 missing: PaliGemma/llm/layers/mlp_1/linear \(did you mean .*; state_proj/kernel"),
         (with_more, r"1 unknown: PaliGemma/llm/layers/mlp_2/linear"),
         (
             misspelt,
@@ -330,7 +330,8 @@ def test_an_existing_folder_is_left_alone(aloha_orbax: Path, tmp_path: Path) -> 
     ("changes", "message"),
     [
         ({"preset": "pi0_alhoa_towel"}, "did you mean 'pi0_aloha_towel'"),
-        ({"preset": "pi05_droid"}, "reads prompts of the form pi0; the preset's is 'pi05'"),
+        ({"preset": "pi05_droid"}, "those of a Pi0, the preset's of a Pi05"),
+        ({"prompt": "pi05"}, "a Pi0 was not trained on prompts of the form 'pi05'"),
         ({"preset": "pi0_base"}, "is a base to fine-tune"),
         ({"robot": "aloah"}, "did you mean 'aloha'"),
         ({"statistics": Path("nowhere.json")}, "expected statistics at nowhere.json"),

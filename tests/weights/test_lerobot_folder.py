@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from pizero.cli.convert import convert
 from pizero.contract import Contract
@@ -149,3 +149,29 @@ def test_a_normalizer_elsewhere_is_refused(state_file: Any, lerobot: Path, tmp_p
     path.write_text(json.dumps(steps), encoding="utf-8")
     with pytest.raises(ValueError, match=r"state_file|absent\.safetensors"):
         convert(lerobot, tmp_path / "policy", rate=10.0, **OPTIONS)
+
+
+def test_the_first_port_keeps_its_statistics_beside_its_weights(lerobot: Path, tmp_path: Path) -> None:
+    for path in lerobot.glob("policy_*"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"expected LeRobot's policy_preprocessor\.json"):
+        convert(lerobot, tmp_path / "policy", rate=10.0, **OPTIONS)
+    tensors = load_file(lerobot / "model.safetensors")
+    old = {}
+    for name, tensor in tensors.items():
+        renamed = name.replace(".paligemma.model.language_model.", ".paligemma.language_model.model.")
+        renamed = renamed.replace(".paligemma.lm_head.", ".paligemma.language_model.lm_head.")
+        old[renamed.replace(".paligemma.model.", ".paligemma.")] = tensor
+    statistics = np.arange(12, dtype=np.float32).reshape(2, 6) + 1
+    for buffer, (mean, std) in {
+        "normalize_inputs.buffer_observation_state": statistics,
+        "normalize_targets.buffer_action": statistics * 2,
+        "unnormalize_outputs.buffer_action": statistics * 2,
+    }.items():
+        old |= {f"{buffer}.mean": mean.copy(), f"{buffer}.std": std.copy()}
+    save_file(old, lerobot / "model.safetensors")
+    convert(lerobot, tmp_path / "policy", rate=10.0, **OPTIONS)
+    contract = contract_of(tmp_path / "policy")
+    assert contract.statistics.state.mean == (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
+    assert contract.statistics.actions.std == (14.0, 16.0, 18.0, 20.0, 22.0, 24.0)
+    assert contract.embodiment.actions[0].low == 2.0 - 5 * 14.0
