@@ -11,8 +11,6 @@ from typing import Any, Literal
 from pizero.contract import ActionForm, Convention, Normalization, PromptFormat
 from pizero.names import nearest
 
-BUCKET = "gs://openpi-assets/checkpoints"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
