@@ -44,7 +44,7 @@ def main() -> None:
     """Run the verb that the command line names; PIZERO_TRACEBACK=1 shows where an error came from."""
     try:
         tyro.extras.subcommand_cli_from_dict(VERBS, prog="pizero", description=DESCRIPTION, config=CONFIG)
-    except (ValueError, FileNotFoundError, PermissionError, ModuleNotFoundError, RuntimeError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
         if os.environ.get("PIZERO_TRACEBACK"):
             raise
         sys.stderr.write(f"pizero: {error}\n")

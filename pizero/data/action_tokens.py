@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ class FastTokenizer:
     """
 
     def __init__(self, bpe: Tokenizer, *, scale: float, min_token: int) -> None:
+        _check_scale(scale)
         self.bpe, self.scale, self.min_token = bpe, scale, min_token
 
     @classmethod
@@ -49,7 +51,8 @@ class FastTokenizer:
         if sha256 is not None and found != sha256:
             raise ValueError(
                 f"{path} is another tokenizer than the one that was agreed on: expected sha256 {sha256}, "
-                f"found {found}; its ids would mean other actions"
+                f"found {found}; its ids would mean other actions. Put the file back that the policy was "
+                f"trained with"
             )
         try:
             bpe = Tokenizer.from_str(data.decode("utf-8"))
@@ -69,11 +72,12 @@ class FastTokenizer:
         try:
             config: Any = json.loads(path.read_text(encoding="utf-8"))
             scale, min_token, vocab_size = (config[key] for key in ("scale", "min_token", "vocab_size"))
-            tokenizer = cls.load(folder / TOKENIZER, scale=float(scale), min_token=int(min_token))
-        except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            scale, min_token = float(scale), operator.index(min_token)
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path}: expected JSON with scale, min_token and vocab_size; {error!r}"
+                f"{path}: expected JSON with scale (a number), min_token and vocab_size (integers); {error!r}"
             ) from None
+        tokenizer = cls.load(folder / TOKENIZER, scale=scale, min_token=min_token)
         if tokenizer.vocab_size != vocab_size:
             raise ValueError(
                 f"{folder}: {CONFIG} says {vocab_size} tokens, {TOKENIZER} has {tokenizer.vocab_size}"
@@ -92,9 +96,10 @@ class FastTokenizer:
         """Learn a vocabulary from chunks, as FAST does; the same chunks give the same tokenizer.
 
         With `whole_alphabet`, every byte is a token, so that no later chunk loses a coefficient that these
-        never have; the reference leaves those out. ValueError if there is no chunk, or if its numbers alone
-        need more than `vocab_size` tokens.
+        never have; the reference leaves those out. ValueError if there is no chunk, if a number is not
+        finite, or if the numbers alone need more than `vocab_size` tokens.
         """
+        _check_scale(scale)
         numbers = [_coefficients(chunk, scale).ravel() for chunk in chunks]
         if not numbers:
             raise ValueError("expected at least one chunk of actions to learn from, found none")
@@ -143,8 +148,6 @@ class FastTokenizer:
 
     def encode(self, chunk: Float[np.ndarray, "horizon action_dim"]) -> list[int]:
         """Return the ids of a chunk; ValueError if a number is not finite."""
-        if not np.isfinite(chunk).all():
-            raise ValueError("expected finite actions to tokenise")
         return list(self.bpe.encode(_text(_coefficients(chunk, self.scale), self.min_token)).ids)
 
     def decode(
@@ -152,15 +155,22 @@ class FastTokenizer:
     ) -> Float[np.ndarray, "horizon action_dim"]:
         """Return the chunk of the ids.
 
-        ValueError for an id that there is not and, if `strict`, for a sequence of another length than the
+        ValueError for an id that there is not, for ids that are no whole characters (the reference makes
+        actions of thousands of units of them) and, if `strict`, for a sequence of another length than the
         chunk's; else it is cut, or filled with zeros (LeRobot's rule).
         """
         unknown = [index for index in ids if not 0 <= index < self.vocab_size]
         if unknown:
             raise ValueError(f"expected FAST ids below {self.vocab_size}, found {unknown[:5]}")
-        text = self.bpe.decode(list(ids))
-        numbers = np.array([ord(character) for character in text], dtype=np.int64) + self.min_token
+        characters = [ord(character) for character in self.bpe.decode(list(ids))]
         expected = horizon * action_dim
+        broken = sum(character > LAST_CHARACTER for character in characters[:expected])
+        if broken:
+            raise ValueError(
+                f"expected tokens of whole coefficients, found {broken} that are broken: the model wrote "
+                f"what no chunk is written as"
+            )
+        numbers = np.array(characters, dtype=np.int64) + self.min_token
         if strict and len(numbers) != expected:
             raise ValueError(
                 f"expected tokens of {horizon} × {action_dim} = {expected} coefficients, found "
@@ -192,9 +202,16 @@ def extract_action_ids(
     return fast
 
 
+def _check_scale(scale: float) -> None:
+    if not (scale > 0.0 and np.isfinite(scale)):
+        raise ValueError(f"expected a scale above 0, by which coefficients are rounded, found {scale}")
+
+
 def _coefficients(
     chunk: Float[np.ndarray, "horizon action_dim"], scale: float
 ) -> Int[np.ndarray, "horizon action_dim"]:
+    if not np.isfinite(chunk).all():
+        raise ValueError("expected finite actions to tokenise, found some that are not: leave that chunk out")
     frequencies = np.asarray(dct(np.asarray(chunk, dtype=np.float64), axis=0, norm="ortho"))
     return np.clip(np.around(frequencies * scale), -1e9, 1e9).astype(np.int64)
 

@@ -76,7 +76,7 @@ class SentencePieceTokenizer:
         if sha256 is not None and found != sha256:
             raise ValueError(
                 f"{path} is another tokenizer than the one that was agreed on: expected sha256 {sha256}, "
-                f"found {found}; its ids would mean other words"
+                f"found {found}; its ids would mean other words. Put the agreed file there"
             )
         processor = SentencePieceProcessor()
         try:
@@ -164,9 +164,11 @@ def prompt_tokens(
     """Return a model's prompt, padded to `max_tokens`; `state` is normalised, and π0 does not read it.
 
     With `action_ids`, in the text vocabulary, π0-FAST's whole training sequence: what follows the prompt is
-    causal, and the target. ValueError if the instruction is empty, or if it does not fit: a cut instruction
-    would be another one (openpi cuts).
+    causal, and the target. ValueError if the instruction is empty, if another prompt than π0-FAST's is given
+    actions, or if something does not fit: a cut instruction would be another one (openpi cuts).
     """
+    if action_ids is not None and prompt != "pi0_fast":
+        raise ValueError(f"actions are written as tokens after the prompt 'pi0_fast', found {prompt!r}")
     if not clean(instruction, prompt):
         raise ValueError("the policy is told what to do by an instruction, and found an empty one")
     ids = [BEGIN, *tokenizer.encode(prompt_text(prompt, instruction, state))]

@@ -86,7 +86,7 @@ class OwnTensors:
         dtype: torch.dtype | None = None,
         merge_adapters: bool = False,
     ) -> None:
-        self.source, self.scheme, self.dtype = source, scheme, dtype
+        self.source, self.scheme = source, scheme
         self.places = {place.ours: place for place in scheme.places}
         self.stored_config = config
         self.config = without_adapters(config) if merge_adapters else config

@@ -37,6 +37,14 @@ def test_a_tokenizer_of_a_dataset(dataset: Path, tmp_path: Path, capsys: pytest.
         tokenizer(dataset, output=tmp_path / "fast", **options)
 
 
+def test_figures_are_a_table(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer(dataset, output=tmp_path / "fast", horizon=5, vocab_size=300)
+    printed = capsys.readouterr().out
+    for figure in ("chunks held out", "tokens per chunk p99", "numbers per token", "error largest"):
+        assert figure in printed
+    assert "errors are in units in which" in printed
+
+
 def test_a_finer_scale_is_longer_and_closer(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -117,6 +117,24 @@ def test_ids_that_there_are_not_are_refused(tokenizer: FastTokenizer) -> None:
             tokenizer.decode([0, bad], 10, 4, strict=False)
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_broken_character_is_no_action(strict: bool) -> None:
+    """Half a character would be decoded as U+FFFD, an action of thousands of units."""
+    learnt = np.random.default_rng(0).uniform(-1, 1, (40, 6, 3))
+    fitted = FastTokenizer.fit(learnt, vocab_size=600)
+    ids = fitted.encode(learnt[0])
+    (half,) = fitted.bpe.encode(chr(300)).ids[:1]
+    assert fitted.bpe.decode([half]) == "\ufffd"
+    with pytest.raises(ValueError, match=r"whole coefficients, found 1 that are broken"):
+        fitted.decode([half, *ids], 6, 3, strict=strict)
+    beyond = [*ids, half]
+    if strict:
+        with pytest.raises(ValueError, match="18 coefficients, found 19"):
+            fitted.decode(beyond, 6, 3)
+    else:
+        np.testing.assert_array_equal(fitted.decode(beyond, 6, 3, strict=False), fitted.decode(ids, 6, 3))
+
+
 @pytest.mark.parametrize("number", [1e300, -1e300, 6e4, 5600.0])
 def test_outliers_are_cut_and_do_not_crash(tokenizer: FastTokenizer, number: float) -> None:
     """Coefficients in the surrogates' range make the reference crash."""
@@ -155,6 +173,46 @@ def test_a_vocabulary_that_is_too_small_is_refused() -> None:
         FastTokenizer.fit([])
 
 
+@pytest.mark.parametrize("scale", [0.0, -10.0, float("nan"), float("inf")])
+def test_what_cannot_be_rounded_is_refused(scale: float, tokenizer: FastTokenizer) -> None:
+    with pytest.raises(ValueError, match="expected a scale above 0"):
+        FastTokenizer.fit(chunks(), scale=scale)
+    with pytest.raises(ValueError, match="expected a scale above 0"):
+        FastTokenizer(tokenizer.bpe, scale=scale, min_token=0)
+    with pytest.raises(ValueError, match="expected finite actions"):
+        FastTokenizer.fit([np.zeros((3, 2)), np.full((3, 2), np.nan)])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "[]",
+        "no JSON",
+        '{"scale": "ten", "min_token": -30, "vocab_size": 400}',
+        '{"scale": 10, "min_token": 1e400, "vocab_size": 400}',
+        '{"scale": 10, "min_token": -3.7, "vocab_size": 400}',
+        '{"scale": 10, "min_token": null, "vocab_size": 400}',
+    ],
+)
+def test_a_processor_config_of_something_else_is_refused(
+    config: str, tokenizer: FastTokenizer, tmp_path: Path
+) -> None:
+    tokenizer.save(tmp_path / "fast")
+    (tmp_path / "fast" / "processor_config.json").write_text(config, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"processor_config.json: expected JSON with scale"):
+        FastTokenizer.load_folder(tmp_path / "fast")
+
+
+def test_what_a_folder_says_about_code_is_ignored(tokenizer: FastTokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path / "fast")
+    config = tmp_path / "fast" / "processor_config.json"
+    told = json.loads(config.read_text(encoding="utf-8"))
+    told["auto_map"] = {"AutoProcessor": "evil.Processor"}
+    config.write_text(json.dumps(told), encoding="utf-8")
+    (tmp_path / "fast" / "evil.py").write_text("raise SystemExit", encoding="utf-8")
+    assert FastTokenizer.load_folder(tmp_path / "fast").encode(chunks()[0]) == FAST["tokens"][0]
+
+
 def test_actions_are_found_in_what_a_model_writes(
     tokenizer: FastTokenizer, pieces: SentencePieceTokenizer
 ) -> None:
@@ -172,7 +230,10 @@ def test_extracted_actions_are_openpi_s(tokenizer: FastTokenizer, pieces: Senten
     compared = 0
     for case in GOLDEN_TOKENS["cases"]:
         golden = case["fast_train"]
-        if golden["full"]:
+        if golden["full"]:  # cut before the actions
+            assert not np.any(golden["extracted_actions"])
+            with pytest.raises(ValueError, match="the model wrote no actions"):
+                extract_action_ids(golden["tokens"], pieces, first, tokenizer.vocab_size)
             continue
         ids = extract_action_ids(golden["tokens"], pieces, first, tokenizer.vocab_size)
         np.testing.assert_allclose(

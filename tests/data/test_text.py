@@ -88,6 +88,7 @@ def test_an_empty_instruction_is_refused(instruction: str, prompt: Any) -> None:
 GOLDEN_TOKENS = json.loads((GOLDEN / "preprocessing" / "tokenizer.json").read_text(encoding="utf-8"))
 MODEL = GOLDEN / "preprocessing" / "mini_paligemma_tokenizer.model"
 CASES = [case for case in GOLDEN_TOKENS["cases"] if case["prompt"].strip()]
+EMPTY = [case for case in GOLDEN_TOKENS["cases"] if not case["prompt"].strip()]
 FORMS: dict[str, PromptFormat] = {
     "pi0": "pi0",
     "pi05": "pi05",
@@ -131,12 +132,35 @@ def test_tokens_are_openpi_s(case: dict[str, Any], form: str, pieces: SentencePi
             tokens(case["max_len"])
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_an_empty_instruction_is_refused_where_openpi_writes_one(
+    form: str, pieces: SentencePieceTokenizer
+) -> None:
+    assert len(CASES) + len(EMPTY) == 15
+    for case in EMPTY:
+        state = np.array(case["state"], dtype=np.float32)
+        assert prompt_text(FORMS[form], case["prompt"], state) == case[form]["texts"][0]
+        with pytest.raises(ValueError, match="found an empty one"):
+            prompt_tokens(FORMS[form], case["prompt"], state, pieces, 300)
+
+
+@pytest.mark.parametrize("prompt", ["pi0", "pi05"])
+def test_actions_follow_only_the_prompt_of_pi0_fast(prompt: Any) -> None:
+    with pytest.raises(ValueError, match=f"after the prompt 'pi0_fast', found '{prompt}'"):
+        prompt_tokens(prompt, "go", NOTHING, TOKENIZER, 64, action_ids=[300])
+
+
+def test_what_is_too_long_is_told_apart() -> None:
+    with pytest.raises(ValueError, match=r"at most 40 tokens, found \d+ of instruction and state in"):
+        prompt_tokens("pi05", "a" * 40, NOTHING, TOKENIZER, 40)
+    num_actions = len("Action: ") + 50 + len("|") + 1
+    with pytest.raises(ValueError, match=rf"of instruction and state and {num_actions} of actions in"):
+        prompt_tokens("pi0_fast", "a", NOTHING, TOKENIZER, 40, action_ids=[300] * 50)
+
+
 def test_state_bins_are_openpi_s() -> None:
     for number, expected in GOLDEN_TOKENS["digitize_examples"]:
-        assert digitize_state(np.array([number], dtype=np.float32)).tolist() == [expected] or number in (
-            1e-9,
-            -1e-9,
-        )
+        assert digitize_state(np.array([number], dtype=np.float32)).tolist() == [expected]
     for case in GOLDEN_TOKENS["cases"]:
         assert digitize_state(np.array(case["state"], np.float32)).tolist() == case["discretized_state"]
 
