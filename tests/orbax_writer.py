@@ -18,7 +18,8 @@ def write_orbax(
 ) -> None:
     """Write arrays named like `PaliGemma/img/head/bias` under the root `params`.
 
-    With `value_suffix`, each leaf ends in `value`, as in checkpoints that openpi itself writes.
+    Each array is one chunk, as Orbax stores what lies on one device. With `value_suffix`, each leaf ends in
+    `value`, as in checkpoints that openpi itself writes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder.resolve()}/"}}
@@ -28,7 +29,11 @@ def write_orbax(
         spec = {
             "driver": "zarr",
             "kvstore": {**store, "path": ".".join(keys) + "/"},
-            "metadata": {"compressor": {"id": "zstd", "level": 1}, "shape": list(array.shape)},
+            "metadata": {
+                "compressor": {"id": "zstd", "level": 1},
+                "shape": list(array.shape),
+                "chunks": [max(size, 1) for size in array.shape],
+            },
             "store_data_equal_to_fill_value": True,
         }
         target = tensorstore.open(spec, create=True, dtype=array.dtype, shape=array.shape).result()

@@ -44,6 +44,7 @@ REPLACEABLE_DEPENDENCIES = (
     "sentencepiece",
     "tensorstore",
     "tokenizers",
+    "zstandard",
 )
 MODULES_THAT_UNPICKLE = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.save", "yaml.load", "yaml.unsafe_load", "os.system"}

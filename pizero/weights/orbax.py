@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pizero.weights.packed_chunk import PackedChunk, chunk_key, is_one_packed_chunk
 from pizero.weights.tensors import NUMPY_DTYPES, TensorInfo, part_of
 
 MANIFEST, METADATA, ROOT = "manifest.ocdbt", "_METADATA", "params"
@@ -50,8 +53,9 @@ class OrbaxFolder:
         self.stores_all_chunks = _stores_all_chunks(folder / METADATA)
         self.tensorstore = _tensorstore()
         self._open: tuple[str, Any] | None = None
+        self._packed: tuple[str, PackedChunk | None] | None = None
         try:
-            view = self.tensorstore.KvStore.open(self.store).result()
+            self.view = view = self.tensorstore.KvStore.open(self.store).result()
             keys = [key.decode() for key in view.list().result()]
             arrays = sorted(key.removesuffix("/.zarray") for key in keys if key.endswith("/.zarray"))
             headers = {name: json.loads(view.read(f"{name}/.zarray").result().value) for name in arrays}
@@ -64,7 +68,7 @@ class OrbaxFolder:
             raise ValueError(
                 f"{folder}: expected arrays in zarr's second format (.zarray), found {others[0]}"
             )
-        self.paths = _names(arrays)
+        self.paths, self.headers = _names(arrays), headers
         infos = {name: _info(headers[path]) for name, path in self.paths.items()}
         unknown = [f"{name}: {str(headers[self.paths[name]])[:200]}" for name in infos if infos[name] is None]
         if unknown:
@@ -80,8 +84,10 @@ class OrbaxFolder:
 
     def read(self, name: str, index: tuple[int, ...] = ()) -> Tensor:
         """Return an array, or the part of it at `index`."""
-        part_of(self._infos, name, index, self.description)
+        part = part_of(self._infos, name, index, self.description)
         try:
+            if index and self._is_packed(name):
+                return self._unpacked(name, index, part)
             array = self._opened(name)
             values = np.require((array[index] if index else array).read().result(), requirements=["C", "W"])
         except UNREADABLE as error:
@@ -90,10 +96,35 @@ class OrbaxFolder:
             return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(values)
 
+    def _is_packed(self, name: str) -> bool:
+        """Return whether an array is one chunk that is there (older Orbax leaves chunks of zeros out)."""
+        header, info = self.headers[self.paths[name]], self._infos[name]
+        if not is_one_packed_chunk(header, info):
+            return False
+        key = f"{self.paths[name]}/{chunk_key(header, info)}"
+        if self._packed is None or self._packed[0] != name:
+            chunk = None
+            if self.view.read(key, byte_range=slice(0, 1)).result().state == "value":
+                chunk = PackedChunk(partial(_read_range, self.view, key, _size_of(self.view, key)))
+            self._packed = (name, chunk)
+        return self._packed[1] is not None
+
+    def _unpacked(self, name: str, index: tuple[int, ...], part: TensorInfo) -> Tensor:
+        assert self._packed is not None
+        assert self._packed[1] is not None
+        place = 0
+        for size, position in zip(self._infos[name].shape, index, strict=False):
+            place = place * size + position
+        num_bytes = math.prod(part.shape) * part.dtype.itemsize
+        if not num_bytes:
+            return torch.zeros(part.shape, dtype=part.dtype)
+        data = self._packed[1].read(place * num_bytes, num_bytes)
+        return torch.frombuffer(data, dtype=part.dtype).reshape(part.shape)
+
     def _opened(self, name: str) -> Any:
         """Return an open array, whose decoded chunks are kept until another array is asked for.
 
-        Layers are stacked, often in one chunk, which would else be decoded once for each of them.
+        Layers are stacked, and a chunk may hold several, which would else be decoded once for each of them.
         """
         if self._open is None or self._open[0] != name:
             self._open = None
@@ -105,6 +136,31 @@ class OrbaxFolder:
             context = self.tensorstore.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
             self._open = (name, self.tensorstore.open(spec, open=True, context=context).result())
         return self._open[1]
+
+
+def _read_range(view: Any, key: str, size: int, start: int, stop: int) -> bytes:
+    """Return a range of a stored value of `size` bytes: what there is of it."""
+    if start >= size:
+        return b""
+    return bytes(view.read(key, byte_range=slice(start, min(stop, size))).result().value)
+
+
+def _size_of(view: Any, key: str) -> int:
+    """Return how many bytes a stored value has: which of them can be read says it, nothing else does."""
+
+    def has(place: int) -> bool:
+        try:
+            return len(view.read(key, byte_range=slice(place, place + 1)).result().value) == 1
+        except ValueError:  # out of range
+            return False
+
+    low, high = 0, 1
+    while has(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if has(middle) else (low, middle)
+    return high
 
 
 def _names(paths: list[str]) -> dict[str, str]:
