@@ -15,11 +15,12 @@ def write_orbax(
     arrays: Mapping[str, np.ndarray] | Iterable[tuple[str, np.ndarray]],
     *,
     value_suffix: bool = True,
+    chunks: list[int] | None = None,
 ) -> None:
     """Write arrays named like `PaliGemma/img/head/bias` under the root `params`.
 
-    Each array is one chunk, as Orbax stores what lies on one device. With `value_suffix`, each leaf ends in
-    `value`, as in checkpoints that openpi itself writes.
+    Each array is one chunk, as Orbax stores what lies on one device, or several of shape `chunks`. With
+    `value_suffix`, each leaf ends in `value`, as in checkpoints that openpi itself writes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder.resolve()}/"}}
@@ -32,7 +33,7 @@ def write_orbax(
             "metadata": {
                 "compressor": {"id": "zstd", "level": 1},
                 "shape": list(array.shape),
-                "chunks": [max(size, 1) for size in array.shape],
+                "chunks": chunks or [max(size, 1) for size in array.shape],
             },
             "store_data_equal_to_fill_value": True,
         }

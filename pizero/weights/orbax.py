@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pizero.weights.packed_chunk import PackedChunk, chunk_key, is_one_packed_chunk
+from pizero.weights.packed_chunk import PackedArray, ReadRange
 from pizero.weights.tensors import NUMPY_DTYPES, TensorInfo, part_of
 
 MANIFEST, METADATA, ROOT = "manifest.ocdbt", "_METADATA", "params"
@@ -53,7 +52,7 @@ class OrbaxFolder:
         self.stores_all_chunks = _stores_all_chunks(folder / METADATA)
         self.tensorstore = _tensorstore()
         self._open: tuple[str, Any] | None = None
-        self._packed: tuple[str, PackedChunk | None] | None = None
+        self._packed: tuple[str, PackedArray] | None = None
         try:
             self.view = view = self.tensorstore.KvStore.open(self.store).result()
             keys = [key.decode() for key in view.list().result()]
@@ -84,10 +83,11 @@ class OrbaxFolder:
 
     def read(self, name: str, index: tuple[int, ...] = ()) -> Tensor:
         """Return an array, or the part of it at `index`."""
-        part = part_of(self._infos, name, index, self.description)
+        part_of(self._infos, name, index, self.description)
         try:
-            if index and self._is_packed(name):
-                return self._unpacked(name, index, part)
+            packed = self._packed_array(name).read(index)
+            if packed is not None:
+                return packed
             array = self._opened(name)
             values = np.require((array[index] if index else array).read().result(), requirements=["C", "W"])
         except UNREADABLE as error:
@@ -96,30 +96,13 @@ class OrbaxFolder:
             return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(values)
 
-    def _is_packed(self, name: str) -> bool:
-        """Return whether an array is one chunk that is there (older Orbax leaves chunks of zeros out)."""
-        header, info = self.headers[self.paths[name]], self._infos[name]
-        if not is_one_packed_chunk(header, info):
-            return False
-        key = f"{self.paths[name]}/{chunk_key(header, info)}"
+    def _packed_array(self, name: str) -> PackedArray:
+        """Return an array as streams of its chunks, which are kept until another array is asked for."""
         if self._packed is None or self._packed[0] != name:
-            chunk = None
-            if self.view.read(key, byte_range=slice(0, 1)).result().state == "value":
-                chunk = PackedChunk(partial(_read_range, self.view, key, _size_of(self.view, key)))
-            self._packed = (name, chunk)
-        return self._packed[1] is not None
-
-    def _unpacked(self, name: str, index: tuple[int, ...], part: TensorInfo) -> Tensor:
-        assert self._packed is not None
-        assert self._packed[1] is not None
-        place = 0
-        for size, position in zip(self._infos[name].shape, index, strict=False):
-            place = place * size + position
-        num_bytes = math.prod(part.shape) * part.dtype.itemsize
-        if not num_bytes:
-            return torch.zeros(part.shape, dtype=part.dtype)
-        data = self._packed[1].read(place * num_bytes, num_bytes)
-        return torch.frombuffer(data, dtype=part.dtype).reshape(part.shape)
+            path = self.paths[name]
+            find = partial(_reader_of, self.view, path)
+            self._packed = (name, PackedArray(self.headers[path], self._infos[name], find))
+        return self._packed[1]
 
     def _opened(self, name: str) -> Any:
         """Return an open array, whose decoded chunks are kept until another array is asked for.
@@ -138,11 +121,19 @@ class OrbaxFolder:
         return self._open[1]
 
 
-def _read_range(view: Any, key: str, size: int, start: int, stop: int) -> bytes:
-    """Return a range of a stored value of `size` bytes: what there is of it."""
-    if start >= size:
-        return b""
-    return bytes(view.read(key, byte_range=slice(start, min(stop, size))).result().value)
+def _reader_of(view: Any, path: str, chunk: str) -> ReadRange | None:
+    """Return what reads ranges of a stored chunk; None if there is none (older Orbax leaves zeros out)."""
+    key = f"{path}/{chunk}"
+    if view.read(key, byte_range=slice(0, 1)).result().state != "value":
+        return None
+    size = _size_of(view, key)
+
+    def read_range(start: int, stop: int) -> bytes:
+        if start >= size:
+            return b""
+        return bytes(view.read(key, byte_range=slice(start, min(stop, size))).result().value)
+
+    return read_range
 
 
 def _size_of(view: Any, key: str) -> int:

@@ -1,18 +1,26 @@
-"""A stacked array that was stored as one compressed chunk, unpacked from front to back and never whole.
+"""A stacked array whose compressed chunks hold all layers, unpacked from front to back and never whole.
 
-Orbax stores an array that lies on one device in a single chunk. Decoded at once, the largest one of π0 would
-take 9 GiB, packed and unpacked; read as a stream, a part takes its own size.
+Orbax stores an array in one chunk for each device that it lay on. Decoded at once, the largest one of π0
+would take 9 GiB, packed and unpacked; read as streams, a layer takes its own size.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from pizero.weights.tensors import TensorInfo
 
-PIECE = 16 * 2**20
-"""Bytes of the packed chunk that are in memory at a time."""
+PIECE = 4 * 2**20
+"""Bytes of a packed chunk that are in memory at a time."""
+
+MAX_STREAMS = 64
+"""Chunks that are unpacked side by side at the most."""
 
 ReadRange = Callable[[int, int], bytes]
 """`(start, stop)` → those bytes of the packed chunk; fewer at its end."""
@@ -67,23 +75,62 @@ class _Pieces:
         return data
 
 
-def is_one_packed_chunk(header: dict[str, Any], info: TensorInfo) -> bool:
-    """Return whether an array with this `.zarray` lies in one chunk that can be read as a stream."""
-    compressor = header.get("compressor")
-    return (
-        isinstance(compressor, dict)
-        and compressor.get("id") == "zstd"
-        and header.get("chunks") == list(info.shape)
-        and header.get("order") == "C"
-        and not header.get("filters")
-        and len(info.shape) > 0
-    )
+class PackedArray:
+    """An array by its `.zarray`; `find(key)` gives the reader of a chunk, or None where there is none."""
 
+    def __init__(
+        self, header: dict[str, Any], info: TensorInfo, find: Callable[[str], ReadRange | None]
+    ) -> None:
+        self.info, self.find = info, find
+        compressor, chunks = header.get("compressor"), header.get("chunks")
+        self.separator = str(header.get("dimension_separator", "."))
+        self.chunks = tuple(chunks) if isinstance(chunks, list) else ()
+        self.is_plain = (
+            isinstance(compressor, dict)
+            and compressor.get("id") == "zstd"
+            and header.get("order") == "C"
+            and not header.get("filters")
+            and len(self.chunks) == len(info.shape)
+            and all(isinstance(size, int) and size > 0 for size in self.chunks)
+        )
+        self.streams: dict[tuple[int, ...], PackedChunk] = {}
 
-def chunk_key(header: dict[str, Any], info: TensorInfo) -> str:
-    """Return the name of an array's only chunk."""
-    separator = header.get("dimension_separator", ".")
-    return str(separator).join("0" for _ in info.shape)
+    def read(self, index: tuple[int, ...]) -> Tensor | None:
+        """Return the part at `index`; None if chunks divide the layers, are too many, or are not there."""
+        depth = len(index)
+        shape, chunk_shape = self.info.shape[depth:], self.chunks[depth:]
+        if not self.is_plain or not index or self.chunks[:depth] != self.info.shape[:depth]:
+            return None
+        counts = [-(-size // chunk) for size, chunk in zip(shape, chunk_shape, strict=True)]
+        if math.prod(counts) > MAX_STREAMS or not math.prod(shape):
+            return None
+        place = 0
+        for size, position in zip(self.info.shape, index, strict=False):
+            place = place * size + position
+        num_bytes = math.prod(chunk_shape) * self.info.dtype.itemsize
+        result = torch.empty(shape, dtype=self.info.dtype)
+        for corner in itertools.product(*map(range, counts)):
+            stream = self._stream((0,) * depth + corner)
+            if stream is None:
+                return None
+            data = stream.read(place * num_bytes, num_bytes)
+            part = torch.frombuffer(data, dtype=self.info.dtype).reshape(chunk_shape)
+            starts = [at * chunk for at, chunk in zip(corner, chunk_shape, strict=True)]
+            spans = [
+                min(chunk, size - start)
+                for start, chunk, size in zip(starts, chunk_shape, shape, strict=True)
+            ]
+            target = tuple(slice(start, start + span) for start, span in zip(starts, spans, strict=True))
+            result[target] = part[tuple(slice(0, span) for span in spans)]
+        return result
+
+    def _stream(self, corner: tuple[int, ...]) -> PackedChunk | None:
+        if corner not in self.streams:
+            read_range = self.find(self.separator.join(map(str, corner)))
+            if read_range is None:
+                return None
+            self.streams[corner] = PackedChunk(read_range)
+        return self.streams[corner]
 
 
 def _zstandard() -> Any:

@@ -63,13 +63,31 @@ def test_a_chunk_that_ends_early_or_is_damaged_is_an_error() -> None:
         chunk_of(b"no zstd at all" * 10).read(0, 1)
 
 
-def test_layers_of_a_checkpoint_in_any_order(tmp_path: Path) -> None:
-    array = np.random.default_rng(1).normal(size=(5, 2, 3, 4)).astype(np.float32)
-    write_orbax(tmp_path, {"stacked": array, "other": array + 1, "flat": array[0, 0, 0]})
+@pytest.mark.parametrize(
+    ("chunks", "streamed"),
+    [
+        ([5, 2, 3, 7], True),
+        ([5, 2, 3, 4], True),  # two devices, the second one's chunk padded
+        ([5, 2, 2, 3], True),
+        ([1, 2, 3, 7], False),  # layers apart: nothing is gained
+        ([5, 1, 3, 7], False),
+    ],
+)
+def test_layers_of_a_checkpoint_in_any_order(chunks: list[int], streamed: bool, tmp_path: Path) -> None:
+    array = np.random.default_rng(1).normal(size=(5, 2, 3, 7)).astype(np.float32)
+    write_orbax(tmp_path, {"stacked": array, "other": array + 1}, chunks=chunks)
     source = OrbaxFolder(tmp_path)
-    assert source._is_packed("stacked")
+    assert (source._packed_array("stacked").read((3, 1)) is not None) == streamed
     for index in ((0, 0), (3, 1), (3, 0), (4,), (1, 1, 2), (1, 1, 2, 3), (0,)):
         assert np.array_equal(source.read("stacked", index).numpy(), array[index])
         assert np.array_equal(source.read("other", index).numpy(), array[index] + 1)
     assert np.array_equal(source.read("stacked").numpy(), array)
-    assert source.read("flat", (2,)).item() == array[0, 0, 0, 2]
+
+
+def test_too_many_chunks_are_not_opened_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.random.default_rng(1).normal(size=(5, 9)).astype(np.float32)
+    write_orbax(tmp_path, {"stacked": array}, chunks=[5, 1])
+    monkeypatch.setattr(packed_chunk, "MAX_STREAMS", 8)
+    source = OrbaxFolder(tmp_path)
+    assert source._packed_array("stacked").read((2,)) is None
+    assert np.array_equal(source.read("stacked", (2,)).numpy(), array[2])
