@@ -8,7 +8,9 @@ import numpy as np
 
 from pizero.contract import Contract
 from pizero.data.lerobot import LeRobotDataset
-from pizero.data.lerobot_writer import Episode, merge_shards, partial_folder, write_shard
+from pizero.data.lerobot_features import robot_layout
+from pizero.data.lerobot_merge import merge_shards
+from pizero.data.lerobot_writer import Episode, partial_folder, robot_episode, write_shard
 from pizero.data.statistics import compute_statistics
 from pizero.data.text import ByteTokenizer
 from pizero.envs.navigation2d import COLORS, Navigation2D
@@ -66,12 +68,11 @@ def demonstrate(folder: Path, *, num_episodes: int, seed: int = 0) -> LeRobotDat
     """Write a dataset of expert walks to either disc, with noise on what is executed."""
     partial = partial_folder(folder)
     partial.mkdir(parents=True)
+    layout = robot_layout(NAVIGATION2D)
     for index in range(num_episodes):
         color = list(COLORS)[index % len(COLORS)]
-        write_shard(
-            partial, index, _walk(Navigation2D(color), seed * 100_000 + index), embodiment=NAVIGATION2D
-        )
-    merge_shards(partial, folder, embodiment=NAVIGATION2D)
+        write_shard(partial, index, _walk(Navigation2D(color), seed * 100_000 + index), layout)
+    merge_shards(partial, folder, layout)
     return LeRobotDataset.open(folder)
 
 
@@ -87,7 +88,7 @@ def _walk(environment: Navigation2D, seed: int) -> Episode:
         if step.success and len(actions) >= 6:
             break
         observation = step.observation or environment.observe()
-    return Episode(
+    return robot_episode(
         states=np.stack([seen.state for seen in observations]),
         actions=np.stack(actions),
         images={"top": np.stack([seen.images["top"] for seen in observations])},

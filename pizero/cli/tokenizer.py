@@ -17,7 +17,8 @@ from pizero.data.action_tokens import FastTokenizer
 from pizero.data.actions import ActionTransform
 from pizero.data.conventions import find_convention
 from pizero.data.dataset import action_windows, check_robot, frames_of, split_episodes
-from pizero.data.lerobot import EpisodeInfo, LeRobotDataset
+from pizero.data.lerobot import LeRobotDataset
+from pizero.data.lerobot_metadata import EpisodeInfo
 from pizero.data.processor import Normalizer
 from pizero.data.statistics import field_statistics
 from pizero.progress import counting

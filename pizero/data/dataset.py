@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from pizero.data.lerobot import EpisodeInfo, LeRobotDataset
+from pizero.data.lerobot import LeRobotDataset
+from pizero.data.lerobot_metadata import EpisodeInfo
 from pizero.robots import Embodiment
 
 

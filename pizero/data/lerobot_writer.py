@@ -1,15 +1,15 @@
-"""Writing LeRobot v3.0 datasets, episode by episode, from many processes, resumable, and the same bytes each
-time.
+"""Writing LeRobot datasets episode by episode, from many processes, resumable, and the same bytes each time.
 
-Each episode is first a shard of its own under `<dataset>.partial/shards`, whole or absent. When all are there
-they are merged in order, videos by stream copy, and the folder gets its name.
+Each episode is first a shard of its own under `<dataset>.partial/shards`, whole or absent. When all are
+there, `lerobot_merge.py` makes the dataset of them.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,24 +17,51 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
+from PIL import Image
 
-from pizero.data.lerobot_features import ACTION, STATE, features_of, huggingface_schema, image_key
-from pizero.data.lerobot_statistics import episode_statistics, merge_statistics
-from pizero.data.video import encode_video, join_videos
-from pizero.robots import Embodiment
+from pizero.data.lerobot_features import (
+    ACTION,
+    STATE,
+    DatasetLayout,
+    Feature,
+    Pictures,
+    arrow_schema,
+    arrow_type,
+    image_key,
+)
+from pizero.data.lerobot_statistics import picture_statistics, values_statistics
+from pizero.data.video import encode_video
 
-CHUNK = "chunk-000/file-000"
+ShardColumns = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Episode:
-    """One demonstration in robot units: `step` rows of each, pictures per camera, and what was asked."""
+    """One demonstration: columns `[step, *shape]` and pictures by feature, and what was asked.
 
-    states: Float32[np.ndarray, "step state_dim"]
-    actions: Float32[np.ndarray, "step action_dim"]
-    images: Mapping[str, UInt8[np.ndarray, "step height width 3"]]
-    task: str
+    `tasks` is one text for all steps, or one for each. A text column is an array of strings; a feature of
+    shape (1,) may leave out its last axis.
+    """
+
+    columns: Mapping[str, np.ndarray]
+    images: Mapping[str, Pictures]
+    tasks: str | tuple[str, ...]
+
+
+def robot_episode(
+    *,
+    states: Float32[np.ndarray, "step state_dim"],
+    actions: Float32[np.ndarray, "step action_dim"],
+    images: Mapping[str, Pictures],
+    task: str,
+) -> Episode:
+    """Return an episode with the features of `robot_layout`; `images` are by camera."""
+    return Episode(
+        columns={STATE: states, ACTION: actions},
+        images={image_key(camera): frames for camera, frames in images.items()},
+        tasks=task,
+    )
 
 
 def partial_folder(folder: Path) -> Path:
@@ -49,186 +76,106 @@ def shard_folder(partial: Path, index: int) -> Path:
 
 def finished_shards(partial: Path) -> set[int]:
     """Return the episodes that are whole."""
-    return {int(path.name.removeprefix("episode_")) for path in (partial / "shards").glob("episode_??????")}
+    names = (path.name.removeprefix("episode_") for path in (partial / "shards").glob("episode_*"))
+    return {int(name) for name in names if name.isdigit()}
 
 
-def write_shard(partial: Path, index: int, episode: Episode, *, embodiment: Embodiment) -> None:
-    """Write one episode, whole or not at all; ValueError if its parts do not fit together or to the robot."""
-    length = len(episode.states)
-    lengths = {"actions": len(episode.actions)} | {
-        name: len(images) for name, images in episode.images.items()
-    }
-    wrong = {name: number for name, number in lengths.items() if number != length}
-    if length == 0 or wrong:
-        raise ValueError(
-            f"expected {length} steps in every part of episode {index}, found {wrong or 'none at all'}"
-        )
-    shapes = {camera.name: (length, camera.height, camera.width, 3) for camera in embodiment.cameras}
-    expected = {"states": (length, embodiment.state_dim), "actions": (length, embodiment.action_dim)} | shapes
-    found = {"states": episode.states.shape, "actions": episode.actions.shape}
-    found |= {name: images.shape for name, images in episode.images.items()}
-    if found != expected:
-        raise ValueError(
-            f"episode {index} does not fit {embodiment.name}: expected {expected}, found {found}"
-        )
+def write_shard(partial: Path, index: int, episode: Episode, layout: DatasetLayout) -> None:
+    """Write one episode, whole or not at all; ValueError lists all that does not fit the layout."""
+    length = _check(index, episode, layout)
     target = shard_folder(partial, index)
     building = target.with_name(target.name + ".partial")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    statistics = episode_statistics(episode.states, episode.actions, episode.images)
-    for camera, images in episode.images.items():
-        encode_video(building / f"{camera}.mp4", images, fps=embodiment.rate)
-    columns = {STATE: _vectors(episode.states), ACTION: _vectors(episode.actions)}
-    pq.write_table(pa.table(columns), building / "frames.parquet")
-    (building / "episode.json").write_text(json.dumps({"task": episode.task, "statistics": statistics}))
+    statistics: dict[str, Any] = {}
+    columns: list[pa.Array] = []
+    for key, feature in layout.features.items():
+        if feature.is_picture:
+            frames = episode.images[key]
+            statistics[key] = picture_statistics(frames, layout.version)
+            if feature.dtype == "video":
+                path = building / f"{key}.mp4"
+                pictures = (_picture(frames[step], key, feature) for step in range(length))
+                encode_video(path, pictures, fps=layout.fps, quality=layout.quality, codec=layout.codec)
+            else:
+                columns.append(_embedded(frames, key, feature))
+            continue
+        values = np.asarray(episode.columns[key]).reshape(length, *feature.shape)
+        if feature.is_numeric:
+            statistics[key] = values_statistics(values, layout.version)
+        columns.append(_column(values, feature))
+    table = pa.Table.from_arrays(columns, schema=arrow_schema(layout.columns))
+    pq.write_table(table, building / "frames.parquet")
+    tasks = [episode.tasks] if isinstance(episode.tasks, str) else list(dict.fromkeys(episode.tasks))
+    steps = None if isinstance(episode.tasks, str) else [tasks.index(task) for task in episode.tasks]
+    record = {"length": length, "tasks": tasks, "task_of_step": steps, "statistics": statistics}
+    (building / "episode.json").write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     building.rename(target)
 
 
-def merge_shards(partial: Path, folder: Path, *, embodiment: Embodiment) -> None:
-    """Make the dataset `folder` of all shards, in the order of their numbers, and remove the shards."""
-    indices = sorted(finished_shards(partial))
-    if indices != list(range(len(indices))) or not indices:
-        raise ValueError(
-            f"expected episodes 0 to {max(indices, default=0)} in {partial}, found {len(indices)} of them"
-        )
-    shards = [shard_folder(partial, index) for index in indices]
-    records = [json.loads((shard / "episode.json").read_text()) for shard in shards]
-    tables = [pq.read_table(shard / "frames.parquet") for shard in shards]
-    lengths = [len(table) for table in tables]
-    tasks = list(dict.fromkeys(record["task"] for record in records))
-    starts = np.concatenate([[0], np.cumsum(lengths)]).tolist()
-    features = features_of(embodiment)
-
-    for part in ("data", "videos", "meta"):
-        shutil.rmtree(partial / part, ignore_errors=True)
-    _write_data(
-        partial, tables, [tasks.index(record["task"]) for record in records], starts, embodiment, features
-    )
-    for camera in embodiment.camera_names:
-        path = partial / "videos" / image_key(camera) / f"{CHUNK}.mp4"
-        path.parent.mkdir(parents=True)
-        join_videos(path, [shard / f"{camera}.mp4" for shard in shards])
-    _write_tasks(partial, tasks)
-    _write_episodes(partial, records, lengths, starts, embodiment)
-    _write_json(
-        partial / "meta" / "stats.json", merge_statistics([record["statistics"] for record in records])
-    )
-    info = {
-        "codebase_version": "v3.0",
-        "robot_type": embodiment.name,
-        "total_episodes": len(shards),
-        "total_frames": starts[-1],
-        "total_tasks": len(tasks),
-        "chunks_size": 1000,
-        "data_files_size_in_mb": 100,
-        "video_files_size_in_mb": 200,
-        "fps": int(embodiment.rate) if embodiment.rate.is_integer() else embodiment.rate,
-        "splits": {"train": f"0:{len(shards)}"},
-        "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
-        "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
-        "features": features,
-    }
-    _write_json(partial / "meta" / "info.json", info)
-    shutil.rmtree(partial / "shards")
-    partial.rename(folder)
-
-
-def _vectors(values: np.ndarray) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float32).ravel()), values.shape[1])
-
-
-def _write_json(path: Path, data: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data, indent=4, ensure_ascii=False), encoding="utf-8")
-
-
-def _write_data(
-    partial: Path,
-    tables: Sequence[pa.Table],
-    task_indices: Sequence[int],
-    starts: Sequence[int],
-    embodiment: Embodiment,
-    features: dict[str, Any],
-) -> None:
-    """Write all columns as one file with one row group an episode."""
-    path = partial / "data" / f"{CHUNK}.parquet"
-    path.parent.mkdir(parents=True)
-    schema = tables[0].schema
-    for name, kind in (
-        ("timestamp", pa.float32()),
-        ("frame_index", pa.int64()),
-        ("episode_index", pa.int64()),
-        ("index", pa.int64()),
-        ("task_index", pa.int64()),
+def _check(index: int, episode: Episode, layout: DatasetLayout) -> int:
+    """Return the number of steps; ValueError lists everything that does not fit."""
+    expected = {key for key, feature in layout.features.items() if not feature.is_picture}
+    pictures = set(layout.features) - expected
+    wrong: list[str] = []
+    for what, wanted, found in (
+        ("columns", expected, set(episode.columns)),
+        ("images", pictures, set(episode.images)),
     ):
-        schema = schema.append(pa.field(name, kind))
-    schema = schema.with_metadata({"huggingface": json.dumps(huggingface_schema(features))})
-    with pq.ParquetWriter(path, schema, compression="snappy") as writer:
-        for index, (table, task) in enumerate(zip(tables, task_indices, strict=True)):
-            number = np.arange(len(table))
-            columns = [
-                *table.columns,
-                pa.array((number / embodiment.rate).astype(np.float32)),
-                pa.array(number),
-                pa.array(np.full(len(table), index)),
-                pa.array(number + starts[index]),
-                pa.array(np.full(len(table), task)),
-            ]
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+        wrong += [f"missing {what} {key!r}" for key in sorted(wanted - found)]
+        wrong += [f"{what} {key!r} not in the layout" for key in sorted(found - wanted)]
+    lengths = {key: len(values) for key, values in (*episode.columns.items(), *episode.images.items())}
+    if not isinstance(episode.tasks, str):
+        lengths["tasks"] = len(episode.tasks)
+    length = next(iter(lengths.values()), 0)
+    if length == 0 or len(set(lengths.values())) > 1:
+        wrong.append(f"numbers of steps {lengths}")
+    for key in sorted(expected & set(episode.columns)):
+        feature, values = layout.features[key], np.asarray(episode.columns[key])
+        shapes = {(length, *feature.shape)} | ({(length,)} if feature.shape == (1,) else set())
+        if values.shape not in shapes and len(values) == length:
+            wrong.append(f"{key!r} of shape {values.shape}, expected {(length, *feature.shape)}")
+        dtype = "string" if values.dtype.kind in "UO" else values.dtype.name
+        if dtype != feature.dtype:
+            wrong.append(f"{key!r} of {dtype}, expected {feature.dtype}")
+        elif values.dtype.kind == "f" and not np.isfinite(values).all():
+            step = int(np.argwhere(~np.isfinite(values))[0][0])
+            wrong.append(f"{key!r} with numbers that are not finite, first at step {step}")
+    for key in sorted(pictures & set(episode.images)):
+        if len(episode.images[key]):
+            found = (episode.images[key][0].shape, episode.images[key][0].dtype.name)
+            if found != (layout.features[key].shape, "uint8"):
+                wrong.append(f"{key!r} of {found[1]} {found[0]}, expected uint8 {layout.features[key].shape}")
+    if wrong:
+        raise ValueError(f"episode {index} does not fit: {'; '.join(wrong)}")
+    return length
 
 
-def _write_tasks(partial: Path, tasks: Sequence[str]) -> None:
-    """Write the task texts as pandas would, with the text as the frame's index."""
-    column = {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64"}
-    text = {"name": "task", "field_name": "task", "pandas_type": "unicode", "numpy_type": "object"}
-    pandas = {
-        "index_columns": ["task"],
-        "column_indexes": [],
-        "columns": [column | {"metadata": None}, text | {"metadata": None}],
-        "creator": {"library": "pyarrow", "version": pa.__version__},
-        "pandas_version": "2.2.3",
-    }
-    table = pa.table(
-        {"task_index": pa.array(range(len(tasks)), pa.int64()), "task": pa.array(tasks, pa.string())}
-    )
-    (partial / "meta").mkdir(parents=True, exist_ok=True)
-    pq.write_table(
-        table.replace_schema_metadata({"pandas": json.dumps(pandas)}), partial / "meta" / "tasks.parquet"
-    )
+def _picture(frame: np.ndarray, key: str, feature: Feature) -> np.ndarray:
+    if frame.shape != feature.shape or frame.dtype != np.uint8:
+        raise ValueError(f"expected {key!r} of uint8 {feature.shape}, found {frame.dtype} {frame.shape}")
+    return frame
 
 
-def _write_episodes(
-    partial: Path,
-    records: Sequence[dict[str, Any]],
-    lengths: Sequence[int],
-    starts: Sequence[int],
-    embodiment: Embodiment,
-) -> None:
-    """Write one row an episode: where its frames are, and its statistics."""
-    count, zeros = len(records), [0] * len(records)
-    columns: dict[str, Any] = {
-        "episode_index": list(range(count)),
-        "tasks": [[record["task"]] for record in records],
-        "length": list(lengths),
-        "data/chunk_index": zeros,
-        "data/file_index": zeros,
-        "dataset_from_index": starts[:-1],
-        "dataset_to_index": starts[1:],
-    }
-    for camera in embodiment.camera_names:
-        key = f"videos/{image_key(camera)}"
-        columns |= {
-            f"{key}/chunk_index": zeros,
-            f"{key}/file_index": zeros,
-            f"{key}/from_timestamp": [start / embodiment.rate for start in starts[:-1]],
-            f"{key}/to_timestamp": [end / embodiment.rate for end in starts[1:]],
-        }
-    for feature, statistics in records[0]["statistics"].items():
-        for name in statistics:
-            values = [record["statistics"][feature][name] for record in records]
-            columns[f"stats/{feature}/{name}"] = values
-    columns |= {"meta/episodes/chunk_index": zeros, "meta/episodes/file_index": zeros}
-    path = partial / "meta" / "episodes" / f"{CHUNK}.parquet"
-    path.parent.mkdir(parents=True)
-    pq.write_table(pa.table(columns), path)
+def _embedded(frames: Pictures, key: str, feature: Feature) -> pa.Array:
+    cells = []
+    for step in range(len(frames)):
+        file = io.BytesIO()
+        Image.fromarray(_picture(frames[step], key, feature)).save(file, format="PNG", compress_level=6)
+        cells.append({"bytes": file.getvalue(), "path": f"frame-{step:06d}.png"})
+    return pa.array(cells, type=arrow_type(feature))
+
+
+def _column(values: np.ndarray, feature: Feature) -> pa.Array:
+    """Return `[step, *shape]` as a column."""
+    if feature.dtype == "string" or feature.shape == (1,):
+        flat = values.reshape(-1)
+        return pa.array(flat.tolist() if feature.dtype == "string" else flat, type=arrow_type(feature))
+    array = pa.array(values.reshape(-1))
+    if len(feature.shape) == 1:
+        return pa.FixedSizeListArray.from_arrays(array, feature.shape[0])
+    for axis in range(values.ndim - 1, 0, -1):
+        size, count = values.shape[axis], int(np.prod(values.shape[:axis]))
+        array = pa.ListArray.from_arrays(pa.array(np.arange(count + 1) * size, pa.int32()), array)
+    return array

@@ -9,7 +9,8 @@ import torch
 
 from pizero.data.collate import collate
 from pizero.data.dataset import action_windows, frames_of, split_episodes
-from pizero.data.lerobot import EpisodeInfo, LeRobotDataset
+from pizero.data.lerobot import LeRobotDataset
+from pizero.data.lerobot_metadata import EpisodeInfo
 from pizero.data.processor import Processor
 from pizero.models.base import DenoisingModel
 from pizero.policy.policy import Policy

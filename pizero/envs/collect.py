@@ -12,7 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pizero.data.lerobot_writer import Episode, finished_shards, merge_shards, partial_folder, write_shard
+from pizero.data.lerobot_features import robot_layout
+from pizero.data.lerobot_merge import merge_shards
+from pizero.data.lerobot_writer import (
+    Episode,
+    finished_shards,
+    partial_folder,
+    robot_episode,
+    write_shard,
+)
 from pizero.envs.metaworld import TASKS, MetaWorld
 from pizero.envs.workers import worker_pool
 from pizero.names import nearest
@@ -91,7 +99,7 @@ def collect(config: CollectConfig, folder: Path, *, num_workers: int) -> int:
         futures = [pool.submit(record, config, task, indices, partial) for task, indices in jobs]
         for future in as_completed(futures):
             progress.advance(future.result())
-    merge_shards(partial, folder, embodiment=METAWORLD)
+    merge_shards(partial, folder, robot_layout(METAWORLD))
     write_record(folder / "meta" / "collect.json", config)
     return config.num_episodes - len(done)
 
@@ -127,8 +135,9 @@ def _environment(task: str) -> MetaWorld:
 def record(config: CollectConfig, task: str, indices: Sequence[int], folder: Path) -> int:
     """Demonstrate some episodes of one task, each into a shard of its own; return how many."""
     environment = _environment(task)
+    layout = robot_layout(environment.embodiment)
     for index in indices:
-        write_shard(folder, index, demonstrate(config, environment, index), embodiment=environment.embodiment)
+        write_shard(folder, index, demonstrate(config, environment, index), layout)
     return len(indices)
 
 
@@ -171,7 +180,7 @@ def _attempt(config: CollectConfig, environment: MetaWorld, seed: int) -> Episod
         observation = step.observation
     if remaining is None:
         return None
-    return Episode(
+    return robot_episode(
         states=np.stack([seen.state for seen in observations]),
         actions=np.stack(actions),
         images={

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,7 +25,8 @@ from pizero.data.conventions import (
     gripper_command_to_angle,
     gripper_to_angle,
 )
-from pizero.data.lerobot import EpisodeInfo, LeRobotDataset
+from pizero.data.lerobot import LeRobotDataset
+from pizero.data.lerobot_metadata import EpisodeInfo
 from pizero.data.statistics import compute_statistics
 from pizero.robots import ALOHA
 from tests.golden_weights import arrays
@@ -134,7 +137,9 @@ class Columns(LeRobotDataset):
     def __init__(self, states: np.ndarray, actions: np.ndarray) -> None:
         self.states, self.actions, self.num_frames = states, actions, len(states)
         self.episode_index = np.zeros(len(states), dtype=np.int64)
-        self.episodes = (EpisodeInfo(index=0, start=0, length=len(states), tasks=(), videos={}),)
+        self.episodes = (
+            EpisodeInfo(index=0, start=0, length=len(states), tasks=(), data=Path("none.parquet"), videos={}),
+        )
 
 
 def test_statistics_are_written_in_the_convention() -> None:

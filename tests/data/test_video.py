@@ -69,7 +69,7 @@ def test_a_time_without_a_frame_is_refused(tmp_path: Path, time: float) -> None:
 
 
 def test_odd_sides_and_unequal_frames_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="even sides, found 33×32"):
+    with pytest.raises(ValueError, match=r"even sides .* found 33×32"):
         encode_video(tmp_path / "a.mp4", np.zeros((2, 32, 33, 3), np.uint8), fps=FPS)
     with pytest.raises(ValueError, match="frames of 32×32, found 64×32"):
         encode_video(
