@@ -19,7 +19,8 @@ class FieldStatistics:
     """Per-dimension statistics of a state or an action, over `count` frames.
 
     What a foreign checkpoint does not tell stays empty, and a count of 0 says that the number of frames is
-    not known.
+    not known. Normalisation never divides by less than what `floor` says of a dimension's q99 - q01, or by a
+    quarter of it for the standard deviation: a joint that hardly moved must not blow up when it does.
     """
 
     mean: tuple[float, ...]
@@ -28,19 +29,23 @@ class FieldStatistics:
     maximum: tuple[float, ...] = ()
     q01: tuple[float, ...] = ()
     q99: tuple[float, ...] = ()
+    floor: tuple[float, ...] = ()
     count: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Statistics of what a robot shows and of what it is told to do.
+    """Statistics of what a robot shows and of what it is told to do, both written in `convention`.
 
-    Those of the actions are over all steps of all chunks of `horizon` actions, written in `action_form`.
+    Those of the actions are over all steps of all chunks of `horizon` actions, written in `action_form`, but
+    for the dimensions named in `absolute`, which stay as recorded.
     """
 
     state: FieldStatistics
     actions: FieldStatistics
+    convention: Convention = "native"
     action_form: ActionForm = "recorded"
+    absolute: tuple[str, ...] = ()
     horizon: int = 1
 
 
@@ -104,6 +109,11 @@ class Contract:
             raise ValueError(
                 f"the statistics are of displacements over {self.statistics.horizon} actions, expected "
                 f"{self.horizon}: compute them anew with `pizero stats`"
+            )
+        if self.statistics.convention != self.convention:
+            raise ValueError(
+                f"the statistics are of numbers in the convention {self.statistics.convention!r}, expected "
+                f"{self.convention!r}: compute them anew with `pizero stats`"
             )
         widths = (self.embodiment.state_dim, self.embodiment.action_dim)
         if self.convention == "aloha" and widths != (14, 14):

@@ -1,78 +1,67 @@
-"""Embodiments: what each number that a robot sends or takes means, and a catalog of known robots."""
+"""The catalog: known robots, with the public source of every number that is not obvious.
+
+Robots of the π0 family's own data (UR5e, ARX, Trossen, Fibocom, Franka) are laid out as its base checkpoints
+expect them (openpi's `docs/norm_stats.md`; π0, §V-C): the left arm before the right, seen from behind the
+robot; joint angles as the arm's own library gives them, then the arm's gripper; a mobile base last and in the
+actions alone. Nobody published names and sizes of their pictures: the names here are openpi's where it has
+any, and 480 x 640 is assumed, the size at which ALOHA's cameras run.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from math import pi
+from pathlib import Path
 
+from pizero.embodiment import Camera, Dimension, DimensionKind, Embodiment, read_embodiment
 from pizero.names import nearest
 
-DimensionKind = Literal["position", "orientation", "joint", "velocity", "gripper"]
+Limits = tuple[float, float]
+
+_FULL: Limits = (-1.0, 1.0)
+_OPENING: Limits = (0.0, 1.0)
+_AXES = ("x", "y", "z")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dimension:
-    """One number of a state or an action: its name, unit, kind and limits (in that unit)."""
-
-    name: str
-    unit: str
-    kind: DimensionKind
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Camera:
-    """One camera as the policy sees it: its name and its picture's size in pixels.
-
-    A policy acts without a camera that is not `required`.
-    """
-
-    name: str
-    height: int
-    width: int
-    required: bool = True
+def _dimensions(
+    names: Iterable[str], unit: str, kind: DimensionKind, limits: Sequence[Limits]
+) -> tuple[Dimension, ...]:
+    """Return one dimension for each name, with its limits."""
+    return tuple(
+        Dimension(name=name, unit=unit, kind=kind, low=low, high=high)
+        for name, (low, high) in zip(names, limits, strict=True)
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Embodiment:
-    """A robot as a policy sees it: state and action dimensions, cameras, and the control rate in Hz."""
+def _arm(prefix: str, joints: dict[str, Limits]) -> tuple[Dimension, ...]:
+    """Return an arm's joint angles in radians and its gripper as a fraction."""
+    names = [prefix + joint for joint in joints]
+    gripper = _dimensions([f"{prefix}gripper"], "fraction", "gripper", [_OPENING])
+    return _dimensions(names, "rad", "joint", list(joints.values())) + gripper
 
-    name: str
-    state: tuple[Dimension, ...]
-    actions: tuple[Dimension, ...]
-    cameras: tuple[Camera, ...]
-    rate: float
 
-    @property
-    def state_dim(self) -> int:
-        """Return how many numbers a state has."""
-        return len(self.state)
+def _two_arms(joints: dict[str, Limits]) -> tuple[Dimension, ...]:
+    return _arm("left_", joints) + _arm("right_", joints)
 
-    @property
-    def action_dim(self) -> int:
-        """Return how many numbers an action has."""
-        return len(self.actions)
 
-    @property
-    def camera_names(self) -> tuple[str, ...]:
-        """Return the cameras, in the order in which a policy sees them."""
-        return tuple(camera.name for camera in self.cameras)
+def _cameras(*names: str, optional: tuple[str, ...] = ()) -> tuple[Camera, ...]:
+    return tuple(Camera(name=name, height=480, width=640, required=name not in optional) for name in names)
 
 
 METAWORLD = Embodiment(
     name="metaworld",
     state=(
-        Dimension(name="hand_x", unit="m", kind="position", low=-0.525, high=0.525),
-        Dimension(name="hand_y", unit="m", kind="position", low=0.348, high=1.025),
-        Dimension(name="hand_z", unit="m", kind="position", low=-0.0525, high=0.7),
-        Dimension(name="gripper_opening", unit="fraction", kind="gripper", low=0.0, high=1.0),
+        *_dimensions(
+            ("hand_x", "hand_y", "hand_z"),
+            "m",
+            "position",
+            [(-0.525, 0.525), (0.348, 1.025), (-0.0525, 0.7)],
+        ),
+        *_dimensions(["gripper_opening"], "fraction", "gripper", [_OPENING]),
     ),
     actions=(
-        Dimension(name="hand_dx", unit="cm per physics tick", kind="velocity", low=-1.0, high=1.0),
-        Dimension(name="hand_dy", unit="cm per physics tick", kind="velocity", low=-1.0, high=1.0),
-        Dimension(name="hand_dz", unit="cm per physics tick", kind="velocity", low=-1.0, high=1.0),
-        Dimension(name="gripper_effort", unit="fraction", kind="gripper", low=-1.0, high=1.0),
+        *_dimensions(("hand_dx", "hand_dy", "hand_dz"), "cm per physics tick", "velocity", [_FULL] * 3),
+        *_dimensions(["gripper_effort"], "fraction", "gripper", [_FULL]),
     ),
     cameras=(Camera(name="right", height=96, width=96), Camera(name="left", height=96, width=96)),
     rate=20.0,
@@ -83,88 +72,189 @@ Hz.
 
 NAVIGATION2D = Embodiment(
     name="navigation2d",
-    state=(
-        Dimension(name="x", unit="fraction", kind="position", low=0.0, high=1.0),
-        Dimension(name="y", unit="fraction", kind="position", low=0.0, high=1.0),
-    ),
-    actions=(
-        Dimension(name="dx", unit="tenth", kind="velocity", low=-1.0, high=1.0),
-        Dimension(name="dy", unit="tenth", kind="velocity", low=-1.0, high=1.0),
-    ),
+    state=_dimensions(("x", "y"), "fraction", "position", [(0.0, 1.0)] * 2),
+    actions=_dimensions(("dx", "dy"), "tenth", "velocity", [_FULL] * 2),
     cameras=(Camera(name="top", height=32, width=32),),
     rate=10.0,
 )
 """A point on the unit square, seen from above: small enough for tests and for drawing."""
 
-_VIPERX_JOINTS = (
-    ("waist", -3.1416, 3.1416),
-    ("shoulder", -1.8500, 1.2566),
-    ("elbow", -1.7628, 1.6057),
-    ("forearm_roll", -3.1416, 3.1416),
-    ("wrist_angle", -1.8675, 2.2340),
-    ("wrist_rotate", -3.1416, 3.1416),
-)
+_VIPERX: dict[str, Limits] = {
+    "waist": (-3.1416, 3.1416),
+    "shoulder": (-1.8500, 1.2566),
+    "elbow": (-1.7628, 1.6057),
+    "forearm_roll": (-3.1416, 3.1416),
+    "wrist_angle": (-1.8675, 2.2340),
+    "wrist_rotate": (-3.1416, 3.1416),
+}
 """Trossen's limits of a ViperX 300 6DOF, in radians (`vx300s.urdf.xacro`: ±180°, -106° … 72°, -101° … 92°,
 ±180°, -107° … 128°, ±180°).
 """
 
-
-def _viperx(arm: str) -> tuple[Dimension, ...]:
-    joints = tuple(
-        Dimension(name=f"{arm}_{name}", unit="rad", kind="joint", low=low, high=high)
-        for name, low, high in _VIPERX_JOINTS
-    )
-    gripper = Dimension(name=f"{arm}_gripper", unit="fraction", kind="gripper", low=0.0, high=1.0)
-    return (*joints, gripper)
-
+_WRISTS = ("cam_left_wrist", "cam_right_wrist")
 
 ALOHA = Embodiment(
     name="aloha",
-    state=(*_viperx("left"), *_viperx("right")),
-    actions=(*_viperx("left"), *_viperx("right")),
-    cameras=(
-        Camera(name="cam_high", height=480, width=640),
-        Camera(name="cam_left_wrist", height=480, width=640, required=False),
-        Camera(name="cam_right_wrist", height=480, width=640, required=False),
-    ),
+    state=_two_arms(_VIPERX),
+    actions=_two_arms(_VIPERX),
+    cameras=_cameras("cam_high", *_WRISTS, optional=_WRISTS),
     rate=50.0,
 )
-"""Two ViperX arms (Zhao et al. 2023): joint positions and grippers, left arm first."""
+"""Two ViperX arms (Zhao et al. 2023): joint positions and grippers, left arm first; open grippers are 1."""
 
-_PANDA_JOINTS = (
-    (-2.8973, 2.8973),
-    (-1.7628, 1.7628),
-    (-2.8973, 2.8973),
-    (-3.0718, -0.0698),
-    (-2.8973, 2.8973),
-    (-0.0175, 3.7525),
-    (-2.8973, 2.8973),
+_DIFFERENTIAL = (
+    *_dimensions(["base_linear"], "m/s", "velocity", [_FULL]),
+    *_dimensions(["base_angular"], "rad/s", "velocity", [_FULL]),
 )
+"""The velocity of a base with two driven wheels, at most 1 m/s and 1 rad/s: the limits of Trossen's SLATE
+(`trossen_slate`'s `MAX_VEL_X` and `MAX_VEL_Z`), on which openpi says that its mobile robots stand.
+"""
+
+MOBILE_ALOHA = Embodiment(
+    name="mobile_aloha",
+    state=ALOHA.state,
+    actions=(*ALOHA.actions, *_DIFFERENTIAL),
+    cameras=ALOHA.cameras,
+    rate=50.0,
+)
+"""ALOHA on a base (Fu et al. 2024; π0's mobile Trossen): the actions end in its forward speed and turning
+rate, in the order of Mobile ALOHA's `base_action`. openpi's table calls them x and y velocity, which a base
+with two driven wheels does not have.
+"""
+
+_X5: dict[str, Limits] = {
+    "joint_1": (-3.14, 2.618),
+    "joint_2": (-0.05, 3.50),
+    "joint_3": (-0.1, 3.20),
+    "joint_4": (-1.6, 1.55),
+    "joint_5": (-1.57, 1.57),
+    "joint_6": (-2.0, 2.0),
+}
+"""Limits of an ARX X5's joints, in radians (`X5` in `include/app/config.h` of real-stanford's `arx5-sdk`).
+
+openpi names the arm ARX-5 and no more; limits of its sibling, the R5, were not found and may differ.
+"""
+
+_THREE_VIEWS = _cameras("base_rgb", "left_wrist_rgb", "right_wrist_rgb")
+
+ARX = Embodiment(
+    name="arx",
+    state=_two_arms(_X5),
+    actions=_two_arms(_X5),
+    cameras=_THREE_VIEWS,
+    rate=50.0,
+)
+"""Two ARX X5 arms (π0, §V-C, bimanual ARX: 14 numbers, a base camera and two at the wrists); closed grippers
+are 1. The arms' own library counts a gripper's opening in metres, 0 … 0.088, closed at 0.
+"""
+
+MOBILE_ARX = Embodiment(
+    name="mobile_arx",
+    state=ARX.state,
+    actions=(*ARX.actions, *_DIFFERENTIAL),
+    cameras=_THREE_VIEWS,
+    rate=50.0,
+)
+"""Two ARX X5 arms on a SLATE base (π0, §V-C, mobile ARX: a state of 14 numbers, actions of 16)."""
+
+MOBILE_FIBOCOM = Embodiment(
+    name="mobile_fibocom",
+    state=ARX.state,
+    actions=(
+        *ARX.actions,
+        *_dimensions(("base_x", "base_y"), "m/s", "velocity", [_FULL] * 2),
+        *_dimensions(["base_angular"], "rad/s", "velocity", [_FULL]),
+    ),
+    cameras=_THREE_VIEWS,
+    rate=50.0,
+)
+"""Two ARX arms on a base that drives in any direction (π0, §V-C, mobile Fibocom): a state of 14 numbers, and
+actions of 17, of which the base's two translations and its turning are the last.
+
+The base's limits, units and order are not published: 1 m/s and 1 rad/s, forward, left, turning are assumed.
+Nor are this robot's cameras: those of the other robots with two arms are assumed.
+"""
+
+_UR5E: dict[str, Limits] = {
+    "shoulder_pan": (-2 * pi, 2 * pi),
+    "shoulder_lift": (-2 * pi, 2 * pi),
+    "elbow": (-pi, pi),
+    "wrist_1": (-2 * pi, 2 * pi),
+    "wrist_2": (-2 * pi, 2 * pi),
+    "wrist_3": (-2 * pi, 2 * pi),
+}
+"""Universal Robots' limits of a UR5e's joints (`ur_description`, `config/ur5e/joint_limits.yaml`): ±360°, and
+±180° at the elbow, which the arm itself keeps from turning further. Joints of two turns: none wraps.
+"""
+
+UR5E = Embodiment(
+    name="ur5e",
+    state=_arm("", _UR5E),
+    actions=_arm("", _UR5E),
+    cameras=_cameras("base_rgb", "wrist_rgb"),
+    rate=20.0,
+)
+"""A UR5e with a Robotiq 2F-85 gripper (π0, §V-C: 7 numbers, a camera over its shoulder and one at the wrist);
+a closed gripper is 1. The cameras' names are those of openpi's `examples/ur5`.
+"""
+
+DUAL_UR5E = Embodiment(
+    name="dual_ur5e",
+    state=_two_arms(_UR5E),
+    actions=_two_arms(_UR5E),
+    cameras=_THREE_VIEWS,
+    rate=20.0,
+)
+"""Two UR5e (π0, §V-C, bimanual UR5e: 14 numbers, three cameras); closed grippers are 1.
+
+The paper does not say where the cameras are: one that sees both arms and two at the wrists are assumed.
+"""
+
+_PANDA: dict[str, Limits] = {
+    "joint_1": (-2.8973, 2.8973),
+    "joint_2": (-1.7628, 1.7628),
+    "joint_3": (-2.8973, 2.8973),
+    "joint_4": (-3.0718, -0.0698),
+    "joint_5": (-2.8973, 2.8973),
+    "joint_6": (-0.0175, 3.7525),
+    "joint_7": (-2.8973, 2.8973),
+}
 """Franka's limits of a Panda's joints, in radians (Franka Control Interface documentation, robot limits)."""
 
-_DROID_GRIPPER = Dimension(name="gripper", unit="fraction", kind="gripper", low=0.0, high=1.0)
+_FR3: dict[str, Limits] = {
+    "joint_1": (-2.7437, 2.7437),
+    "joint_2": (-1.7837, 1.7837),
+    "joint_3": (-2.9007, 2.9007),
+    "joint_4": (-3.0421, -0.1518),
+    "joint_5": (-2.8065, 2.8065),
+    "joint_6": (0.5445, 4.5169),
+    "joint_7": (-3.0159, 3.0159),
+}
+"""Franka's limits of a Research 3's joints, in radians (Franka Control Interface documentation)."""
+
+FRANKA = Embodiment(
+    name="franka",
+    state=_arm("", _FR3),
+    actions=_arm("", _FR3),
+    cameras=_cameras("base_rgb", "wrist_rgb"),
+    rate=20.0,
+)
+"""A Franka Research 3 with a Robotiq 2F-85 gripper (π0, §V-C: 8 numbers, two cameras); a closed gripper is 1.
+
+The paper does not say where the cameras are: those of the UR5e are assumed.
+"""
 
 DROID = Embodiment(
     name="droid",
-    state=(
-        *(
-            Dimension(name=f"joint_{index + 1}", unit="rad", kind="joint", low=low, high=high)
-            for index, (low, high) in enumerate(_PANDA_JOINTS)
-        ),
-        _DROID_GRIPPER,
-    ),
+    state=_arm("", _PANDA),
     actions=(
-        *(
-            Dimension(
-                name=f"joint_velocity_{index + 1}",
-                unit="fraction of full speed",
-                kind="velocity",
-                low=-1.0,
-                high=1.0,
-            )
-            for index in range(7)
+        *_dimensions(
+            [f"joint_velocity_{index + 1}" for index in range(7)],
+            "fraction of full speed",
+            "velocity",
+            [_FULL] * 7,
         ),
-        _DROID_GRIPPER,
+        *_dimensions(["gripper"], "fraction", "gripper", [_OPENING]),
     ),
     cameras=(
         Camera(name="exterior_image_1_left", height=180, width=320),
@@ -177,29 +267,29 @@ DROID = Embodiment(
 Full speed is 0.2 rad per tick (DROID's `robot_ik_solver.py`); pictures are of the size in its RLDS release.
 """
 
-_HAND = ("x", "y", "z")
+DROID_JOINT_POSITION = Embodiment(
+    name="droid_joint_position",
+    state=DROID.state,
+    actions=DROID.state,
+    cameras=DROID.cameras,
+    rate=15.0,
+)
+"""DROID's Panda told where its joints shall be: the actions of openpi's checkpoints trained on its joint
+positions (`DroidActionSpace.JOINT_POSITION` in `droid_rlds_dataset.py`: `action_dict/joint_position`, then
+`action_dict/gripper_position`), which it writes relative to the state, grippers excepted.
+"""
 
 LIBERO = Embodiment(
     name="libero",
     state=(
-        *(Dimension(name=f"hand_{axis}", unit="m", kind="position", low=-1.5, high=1.5) for axis in _HAND),
-        *(
-            Dimension(name=f"rotation_{axis}", unit="rad", kind="orientation", low=-6.2832, high=6.2832)
-            for axis in _HAND
-        ),
-        Dimension(name="left_finger", unit="m", kind="gripper", low=0.0, high=0.04),
-        Dimension(name="right_finger", unit="m", kind="gripper", low=-0.04, high=0.0),
+        *_dimensions([f"hand_{axis}" for axis in _AXES], "m", "position", [(-1.5, 1.5)] * 3),
+        *_dimensions([f"rotation_{axis}" for axis in _AXES], "rad", "axis_angle", [(-6.2832, 6.2832)] * 3),
+        *_dimensions(("left_finger", "right_finger"), "m", "gripper", [(0.0, 0.04), (-0.04, 0.0)]),
     ),
     actions=(
-        *(
-            Dimension(name=f"hand_d{axis}", unit="5 cm", kind="velocity", low=-1.0, high=1.0)
-            for axis in _HAND
-        ),
-        *(
-            Dimension(name=f"rotation_d{axis}", unit="0.5 rad", kind="velocity", low=-1.0, high=1.0)
-            for axis in _HAND
-        ),
-        Dimension(name="gripper", unit="fraction", kind="gripper", low=-1.0, high=1.0),
+        *_dimensions([f"hand_d{axis}" for axis in _AXES], "5 cm", "velocity", [_FULL] * 3),
+        *_dimensions([f"rotation_d{axis}" for axis in _AXES], "0.5 rad", "velocity", [_FULL] * 3),
+        *_dimensions(["gripper"], "fraction", "gripper", [_FULL]),
     ),
     cameras=(
         Camera(name="image", height=256, width=256),
@@ -213,11 +303,44 @@ Units of the increments are those of robosuite's `osc_pose.json`, the fingers' l
 Rotation vectors reach a whole turn; positions lie about the origin of the table, within the arm's reach.
 """
 
-CATALOG = {embodiment.name: embodiment for embodiment in (METAWORLD, NAVIGATION2D, ALOHA, DROID, LIBERO)}
+CATALOG = {
+    embodiment.name: embodiment
+    for embodiment in (
+        METAWORLD,
+        NAVIGATION2D,
+        ALOHA,
+        MOBILE_ALOHA,
+        ARX,
+        MOBILE_ARX,
+        MOBILE_FIBOCOM,
+        UR5E,
+        DUAL_UR5E,
+        FRANKA,
+        DROID,
+        DROID_JOINT_POSITION,
+        LIBERO,
+    )
+}
 
 
 def find_embodiment(name: str) -> Embodiment:
-    """Return the catalog's embodiment of that name; ValueError with the nearest name if there is none."""
-    if name not in CATALOG:
-        raise ValueError(f"unknown embodiment {name!r}: {nearest(name, CATALOG)}")
-    return CATALOG[name]
+    """Return the catalog's robot of that name, or the one that the file of that name, `….json`, describes.
+
+    ValueError with the nearest name if there is none, if the file does not describe a robot, or if it takes
+    the name of a robot of the catalog for a different one.
+    """
+    if name in CATALOG:
+        return CATALOG[name]
+    if not name.endswith(".json"):
+        raise ValueError(
+            f"unknown embodiment {name!r}: {nearest(name, CATALOG)} A robot that is not among them is "
+            f"described by a file: give its path, which ends in .json"
+        )
+    found = read_embodiment(Path(name))
+    known = CATALOG.get(found.name)
+    if known is not None and known != found:
+        raise ValueError(
+            f"{name}: {found.name!r} is the name of another robot of the catalog; choose another name, or "
+            f"correct what differs (file ≠ catalog): {'; '.join(found.diff(known))}"
+        )
+    return found

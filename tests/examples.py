@@ -154,20 +154,35 @@ def tuples(items: st.SearchStrategy, *, least: int) -> st.SearchStrategy[tuple]:
 
 @st.composite
 def embodiments(draw: st.DrawFn) -> Embodiment:
-    """Draw a robot of the catalog, or one of no sense but of the right types."""
-    kinds = st.sampled_from(["position", "orientation", "joint", "velocity", "gripper"])
-    dimensions = st.builds(Dimension, name=names, unit=names, kind=kinds, low=finite, high=finite)
-    cameras = st.builds(Camera, name=names, height=sizes, width=sizes)
-    with unchecked():
-        if draw(st.booleans()):
-            return draw(st.sampled_from(list(CATALOG.values())))
-        return Embodiment(
-            name=draw(names),
-            state=draw(tuples(dimensions, least=1)),
-            actions=draw(tuples(dimensions, least=1)),
-            cameras=draw(tuples(cameras, least=0)),
-            rate=draw(finite),
-        )
+    """Draw a robot of the catalog, or one of no sense that could be."""
+    if draw(st.booleans()):
+        return draw(st.sampled_from(list(CATALOG.values())))
+    kinds = st.sampled_from(["position", "angle", "joint", "velocity", "gripper"])
+
+    def dimensions() -> tuple[Dimension, ...]:
+        found = []
+        for name in draw(unique_names(least=1)):
+            low, span = draw(st.floats(-1e6, 1e6)), draw(st.floats(1.0, 1e3))
+            kind = draw(kinds)
+            found.append(Dimension(name=name, unit="", kind=kind, low=low, high=low + span))
+        return tuple(found)
+
+    sides = st.integers(1, 100).map(lambda half: 2 * half)
+    cameras = [
+        Camera(name=name, height=draw(sides), width=draw(sides)) for name in draw(unique_names(least=0))
+    ]
+    return Embodiment(
+        name=draw(names.filter(bool)),
+        state=dimensions(),
+        actions=dimensions(),
+        cameras=tuple(cameras),
+        rate=draw(st.floats(1e-3, 1e3)),
+    )
+
+
+def unique_names(*, least: int) -> st.SearchStrategy[list[str]]:
+    """Return a strategy of `least` to three different names."""
+    return st.lists(names.filter(bool), min_size=least, max_size=3, unique=True)
 
 
 @st.composite

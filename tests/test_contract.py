@@ -34,7 +34,7 @@ def test_the_hash_is_of_this_text() -> None:
         statistics=Statistics(state=numbers, actions=numbers),
     )
     field = (
-        '{"count":10,"maximum":[1.0],"mean":[0.5],"minimum":[0.0],"q01":[0.125],"q99":[0.875],"std":[0.25],'
+        '{"count":10,"floor":[],"maximum":[1.0],"mean":[0.5],"minimum":[0.0],"q01":[0.125],"q99":[0.875],"std":[0.25],'
         '"type":"FieldStatistics"}'
     )
     text = (
@@ -44,7 +44,7 @@ def test_the_hash_is_of_this_text() -> None:
         '"state":[{"high":1.0,"kind":"position","low":0.0,"name":"x","type":"Dimension","unit":"m"}],'
         '"type":"Embodiment"},"epsilon":1e-06,"horizon":2,"image_size":8,"instruction":"","max_tokens":12,'
         '"normalization":"zscore","padded_prompt_state":false,"prompt":"pi0","slots":[],"statistics":'
-        f'{{"action_form":"recorded","actions":{field},"horizon":1,"state":{field},"type":"Statistics"}},'
+        f'{{"absolute":[],"action_form":"recorded","actions":{field},"convention":"native","horizon":1,"state":{field},"type":"Statistics"}},'
         '"tokenizer":null,"type":"Contract","width":0}'
     )
     assert json.loads(text)["type"] == "Contract"

@@ -115,9 +115,11 @@ def test_changing_any_one_value_changes_the_fingerprint_and_is_named(
     parent, key = parent_of(changed, path), path[-1]
     old = parent[key]
     if isinstance(old, str):
-        parent[key] = old + "x" if key != "kind" else "joint" if old == "position" else "position"
+        parent[key] = old + " (other)" if key != "kind" else "joint" if old == "position" else "position"
+    elif isinstance(old, bool):
+        parent[key] = not old
     else:
-        parent[key] = type(old)(7.0 if old != 7 else 8.0)
+        parent[key] = old - 2 if key == "low" else old + 2
     other = from_data(Embodiment, changed)
     assert fingerprint(other) != fingerprint(record)
     lines = differences(to_data(record), to_data(other))

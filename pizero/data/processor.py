@@ -20,16 +20,19 @@ class Normalizer:
     """An invertible affine map per dimension, from robot units to about [-1, 1].
 
     z-score: `(x - mean) / (std + ε)`; quantile: `2 (x - q01) / (q99 - q01 + ε) - 1` (openpi's formulas, with
-    ε = 1e-6).
+    ε = 1e-6). A spread below the statistics' floor is widened to it, about its middle.
     """
 
     def __init__(
         self, statistics: FieldStatistics, normalization: Normalization, epsilon: float = 1e-6
     ) -> None:
+        floor = np.array(statistics.floor or 0.0)
         if normalization == "zscore":
-            center, scale = np.array(statistics.mean), np.array(statistics.std) + epsilon
+            center, scale = np.array(statistics.mean), np.maximum(statistics.std, floor / 4.0) + epsilon
         else:
             low, high = np.array(statistics.q01), np.array(statistics.q99)
+            missing = np.maximum(floor - (high - low), 0.0)
+            low, high = low - missing / 2.0, high + missing / 2.0
             scale = (high - low + epsilon) / 2.0
             center = low + scale
         self.center, self.scale = center, scale
@@ -65,7 +68,9 @@ class Processor:
                 sha256=tokens.file.sha256,
             )
         self.convention = find_convention(contract.convention)
-        self.action_transform = ActionTransform(contract.statistics.action_form, contract.embodiment)
+        self.action_transform = ActionTransform(
+            contract.statistics.action_form, contract.embodiment, contract.statistics.absolute
+        )
         self.state = Normalizer(contract.statistics.state, contract.normalization, contract.epsilon)
         self.actions = Normalizer(contract.statistics.actions, contract.normalization, contract.epsilon)
         self.slots = contract.slots or contract.embodiment.camera_names

@@ -106,6 +106,7 @@ def build_contract(
         statistics=Statistics(
             state=fit_statistics(state, embodiment.state_dim),
             actions=fit_statistics(actions, embodiment.action_dim),
+            convention=preset.convention,
             action_form=preset.action_form,
             horizon=preset.horizon,
         ),

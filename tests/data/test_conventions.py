@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -137,9 +138,13 @@ class Columns(LeRobotDataset):
     def __init__(self, states: np.ndarray, actions: np.ndarray) -> None:
         self.states, self.actions, self.num_frames = states, actions, len(states)
         self.episode_index = np.zeros(len(states), dtype=np.int64)
+        self.columns = {"observation.state": states, "action": actions}
         self.episodes = (
             EpisodeInfo(index=0, start=0, length=len(states), tasks=(), data=Path("none.parquet"), videos={}),
         )
+
+    def blocks(self, keys: Sequence[str]) -> Iterator[tuple[Sequence[EpisodeInfo], dict[str, np.ndarray]]]:
+        yield self.episodes, {key: self.columns[key] for key in keys}
 
 
 def test_statistics_are_written_in_the_convention() -> None:
