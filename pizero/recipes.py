@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from pizero.data.text import ByteTokenizer
 from pizero.models.pi0 import Pi0Config
+from pizero.models.pi0_fast import Pi0FASTConfig
 from pizero.names import nearest
 from pizero.nn.gemma import GemmaConfig
 from pizero.nn.paligemma import PaliGemmaConfig
 from pizero.nn.vision import ResNetConfig
-from pizero.robots import METAWORLD
+from pizero.robots import METAWORLD, NAVIGATION2D
 from pizero.training.config import TrainConfig
 from pizero.training.optimizer import OptimizerConfig
 
@@ -51,7 +53,7 @@ def metaworld(*, seed: int = 0, num_steps: int = 1_200, precision: Precision | N
     )
     return TrainConfig(
         model=model,
-        embodiment=METAWORLD.name,
+        embodiments=(METAWORLD.name,),
         image_size=size,
         max_tokens=32,
         action_form="displacement",
@@ -61,7 +63,49 @@ def metaworld(*, seed: int = 0, num_steps: int = 1_200, precision: Precision | N
     )
 
 
-RECIPES: dict[str, Callable[..., TrainConfig]] = {"metaworld": metaworld}
+def metaworld_fast(
+    *, seed: int = 0, num_steps: int = 1_200, precision: Precision | None = None
+) -> TrainConfig:
+    """π0-FAST at the same size: actions as the tokens of a tokenizer that was fitted on the same data."""
+    base = metaworld(seed=seed, num_steps=num_steps, precision=precision)
+    assert isinstance(base.model, Pi0Config)
+    language = GemmaConfig(width=192, depth=4, mlp_dim=576, num_heads=4, num_kv_heads=1, head_dim=48)
+    model = Pi0FASTConfig(
+        backbone=replace(
+            base.model.backbone,
+            language=language,
+            vocab_size=ByteTokenizer.vocab_size + FAST_VOCABULARY + 128,
+        ),
+        action_dim=METAWORLD.action_dim,
+        horizon=base.model.horizon,
+        max_new_tokens=48,
+        skipped_positions=0,
+        compute_dtype=base.model.compute_dtype,
+    )
+    return replace(base, model=model, prompt="pi0_fast", normalization="quantile", max_tokens=120)
+
+
+def metaworld_and_navigation(
+    *, seed: int = 0, num_steps: int = 1_200, precision: Precision | None = None
+) -> TrainConfig:
+    """One π0 for two robots: the simulated arm, and the point on a plane, padded to the arm's numbers."""
+    base = metaworld(seed=seed, num_steps=num_steps, precision=precision)
+    return replace(
+        base,
+        embodiments=(METAWORLD.name, NAVIGATION2D.name),
+        width=max(METAWORLD.state_dim, METAWORLD.action_dim),
+        num_slots=len(METAWORLD.cameras),
+    )
+
+
+FAST_VOCABULARY = 512
+"""Tokens of actions that `metaworld_fast` has room for."""
+
+RECIPES: dict[str, Callable[..., TrainConfig]] = {
+    "metaworld": metaworld,
+    "metaworld_fast": metaworld_fast,
+    "metaworld_and_navigation": metaworld_and_navigation,
+}
 
 
 def find_recipe(name: str) -> Callable[..., TrainConfig]:

@@ -69,8 +69,12 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What a training step reads: inputs, normalised actions, and which of their steps are real."""
+    """What a training step reads: inputs, normalised actions, and which steps and dimensions are real.
+
+    `valid` is False past an episode's end, `real` for dimensions that another robot of a mixture has.
+    """
 
     inputs: Inputs
     actions: Float32[Array, "*batch horizon action_dim"]
     valid: Bool[Array, "*batch horizon"]
+    real: Bool[Array, "*batch action_dim"]

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from pizero.contract import Contract
+from pizero.data.frames import DecodedFrames
 from pizero.data.lerobot import LeRobotDataset
 from pizero.data.lerobot_features import robot_layout
 from pizero.data.lerobot_merge import merge_shards
 from pizero.data.lerobot_writer import Episode, partial_folder, robot_episode, write_shard
+from pizero.data.loader import Source
 from pizero.data.statistics import compute_statistics
 from pizero.data.text import ByteTokenizer
 from pizero.envs.navigation2d import COLORS, Navigation2D
@@ -20,6 +22,7 @@ from pizero.nn.paligemma import PaliGemmaConfig
 from pizero.nn.vision import ResNetConfig
 from pizero.robots import NAVIGATION2D
 from pizero.training.config import TrainConfig
+from pizero.training.loop import train
 from pizero.training.optimizer import OptimizerConfig
 
 GEMMA = GemmaConfig(width=64, depth=2, mlp_dim=128, num_heads=4, num_kv_heads=1, head_dim=16)
@@ -47,7 +50,7 @@ def small_config(*, num_steps: int, seed: int = 0, save_every: int = 1_000) -> T
     """Return a training config that takes about 30 ms a step on one core."""
     return TrainConfig(
         model=small_model(),
-        embodiment=NAVIGATION2D.name,
+        embodiments=(NAVIGATION2D.name,),
         image_size=32,
         max_tokens=24,
         action_form="displacement",
@@ -108,3 +111,14 @@ def small_contract(config: TrainConfig, dataset: LeRobotDataset) -> Contract:
             dataset, NAVIGATION2D, action_form=config.action_form, horizon=config.model.horizon
         ),
     )
+
+
+def small_source(dataset: LeRobotDataset, contract: Contract) -> Source:
+    """Return a dataset of the 2-D robot as the training loop reads it."""
+    return Source(dataset=dataset, contract=contract, frames=DecodedFrames(dataset, dataset.camera_names))
+
+
+def small_train(config: TrainConfig, dataset: LeRobotDataset, contract: Contract, folder: Path) -> Path:
+    """Train on one dataset and return the policy's folder."""
+    (policy,) = train(config, [small_source(dataset, contract)], folder)
+    return policy

@@ -56,12 +56,12 @@ def demo(
                 dataset, tasks=tasks, episodes_per_task=demonstrations_per_task, seed=seed, workers=workers
             ),
         ),
-        ("stats", f"{dataset} --output {statistics}", lambda: stats(dataset, output=statistics)),
+        ("stats", f"{dataset} --output {statistics}", lambda: stats((dataset,), output=statistics)),
         (
             "train",
             f"--dataset {dataset} --statistics {statistics} --output {training} --seed {seed}"
             + ("" if steps is None else f" --steps {steps}"),
-            lambda: train(dataset=dataset, statistics=statistics, output=training, steps=steps, seed=seed),
+            lambda: train(dataset=(dataset,), statistics=statistics, output=training, steps=steps, seed=seed),
         ),
         (
             "evaluate",

@@ -14,7 +14,7 @@ from pizero.cli.convert import convert
 from pizero.cli.demo import demo
 from pizero.cli.evaluate import evaluate
 from pizero.cli.report import report
-from pizero.cli.stats import stats
+from pizero.cli.stats import stats, stats_diff
 from pizero.cli.tokenizer import tokenizer
 from pizero.cli.train import train
 from pizero.training.loop import InterruptedRunError
@@ -23,6 +23,7 @@ VERBS = {
     "demo": demo,
     "collect": collect,
     "stats": stats,
+    "stats-diff": stats_diff,
     "train": train,
     "evaluate": evaluate,
     "report": report,
@@ -42,8 +43,13 @@ same command goes on)."""
 
 def main() -> None:
     """Run the verb that the command line names; PIZERO_TRACEBACK=1 shows where an error came from."""
+    arguments = sys.argv[1:]
+    if arguments[:2] == ["stats", "diff"]:
+        arguments = ["stats-diff", *arguments[2:]]
     try:
-        tyro.extras.subcommand_cli_from_dict(VERBS, prog="pizero", description=DESCRIPTION, config=CONFIG)
+        tyro.extras.subcommand_cli_from_dict(
+            VERBS, prog="pizero", description=DESCRIPTION, args=arguments, config=CONFIG
+        )
     except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
         if os.environ.get("PIZERO_TRACEBACK"):
             raise

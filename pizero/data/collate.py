@@ -36,4 +36,26 @@ def collate(samples: Sequence[Batch], device: torch.device) -> Batch:
         inputs=collate_inputs([sample.inputs for sample in samples], device),
         actions=torch.from_numpy(np.stack([sample.actions for sample in samples])).to(device),
         valid=torch.from_numpy(np.stack([sample.valid for sample in samples])).to(device),
+        real=torch.from_numpy(np.stack([sample.real for sample in samples])).to(device),
+    )
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return a batch whose tensors are on a device."""
+    inputs, tokens = batch.inputs, batch.inputs.tokens
+    return Batch(
+        inputs=Inputs(
+            images=inputs.images.to(device),
+            camera_valid=inputs.camera_valid.to(device),
+            state=inputs.state.to(device),
+            tokens=Tokens(
+                ids=tokens.ids.to(device),
+                valid=tokens.valid.to(device),
+                causal=tokens.causal.to(device),
+                target=tokens.target.to(device),
+            ),
+        ),
+        actions=batch.actions.to(device),
+        valid=batch.valid.to(device),
+        real=batch.real.to(device),
     )

@@ -6,11 +6,24 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Int64, UInt8
 
 from pizero.data.lerobot import LeRobotDataset
 from pizero.data.lerobot_metadata import EpisodeInfo
-from pizero.robots import Embodiment
+from pizero.embodiment import Embodiment
+
+
+def window_frames(
+    dataset: LeRobotDataset, frames: Int64[np.ndarray, "sample"], offsets: Int64[np.ndarray, "offset"]
+) -> tuple[Int64[np.ndarray, "sample offset"], Bool[np.ndarray, "sample offset"]]:
+    """Return the frame at each offset from each sample's, and whether its episode has it.
+
+    Outside of the episode it is the episode's first or last frame, marked False.
+    """
+    starts = np.array([episode.start for episode in dataset.episodes])[dataset.episode_index[frames], None]
+    ends = np.array([episode.end for episode in dataset.episodes])[dataset.episode_index[frames], None]
+    wanted = frames[:, None] + offsets
+    return np.clip(wanted, starts, ends - 1), (wanted >= starts) & (wanted < ends)
 
 
 def action_windows(
@@ -20,9 +33,36 @@ def action_windows(
 
     Past an episode's end its last action is repeated and marked False.
     """
-    ends = np.array([episode.end for episode in dataset.episodes])[dataset.episode_index[frames], None]
-    wanted = frames[:, None] + np.arange(horizon)
-    return dataset.actions[np.minimum(wanted, ends - 1)], wanted < ends
+    wanted, valid = window_frames(dataset, frames, np.arange(horizon))
+    return dataset.actions[wanted], valid
+
+
+def picture_windows(
+    dataset: LeRobotDataset,
+    camera: str,
+    frames: Int64[np.ndarray, "sample"],
+    offsets: Int64[np.ndarray, "offset"],
+) -> tuple[UInt8[np.ndarray, "sample offset height width 3"], Bool[np.ndarray, "sample offset"]]:
+    """Return a camera's pictures at offsets from each frame, and which of them are real."""
+    wanted, valid = window_frames(dataset, frames, offsets)
+    rows = [[dataset.images(camera, range(frame, frame + 1))[0] for frame in row] for row in wanted.tolist()]
+    return np.array(rows), valid
+
+
+def offsets_of(
+    seconds: Sequence[float], fps: float, *, tolerance: float = 1e-4
+) -> Int64[np.ndarray, "offset"]:
+    """Return times relative to now as numbers of frames (LeRobot's `delta_timestamps`).
+
+    ValueError lists the times that are no multiple of the period within `tolerance` seconds.
+    """
+    steps = np.array(seconds, dtype=np.float64) * fps
+    wrong = [
+        time for time, step in zip(seconds, steps, strict=True) if abs(step - round(step)) > tolerance * fps
+    ]
+    if wrong:
+        raise ValueError(f"expected multiples of the period {1 / fps:.6g} s, found {wrong}")
+    return np.round(steps).astype(np.int64)
 
 
 def split_episodes(
@@ -48,23 +88,35 @@ def frames_of(episodes: Sequence[EpisodeInfo]) -> Int64[np.ndarray, "frame"]:
     return np.concatenate([np.arange(episode.start, episode.end) for episode in episodes] or [np.arange(0)])
 
 
+def used_cameras(dataset: LeRobotDataset, embodiment: Embodiment) -> tuple[str, ...]:
+    """Return the robot's cameras that a dataset has."""
+    return tuple(camera for camera in embodiment.camera_names if camera in dataset.camera_names)
+
+
 def check_robot(dataset: LeRobotDataset, embodiment: Embodiment) -> None:
-    """Raise ValueError if a dataset is of another robot: names of dimensions, cameras, rate."""
+    """Raise ValueError that lists how a dataset differs from a robot's: names of dimensions, cameras, rate.
+
+    Cameras that the robot does not have are passed over; those that it must have are not.
+    """
+    required = tuple(camera.name for camera in embodiment.cameras if camera.required)
     expected = {
         "states": tuple(dimension.name for dimension in embodiment.state),
         "actions": tuple(dimension.name for dimension in embodiment.actions),
-        "cameras": embodiment.camera_names,
+        "cameras": required,
         "rate": embodiment.rate,
     }
     found = {
         "states": dataset.state_names,
         "actions": dataset.action_names,
-        "cameras": dataset.camera_names,
+        "cameras": tuple(camera for camera in required if camera in dataset.camera_names),
         "rate": dataset.fps,
     }
-    for what, ours in expected.items():
-        if ours != found[what]:
-            raise ValueError(
-                f"{dataset.folder} was not made by the robot {embodiment.name!r}: expected {what} {ours}, "
-                f"found {found[what]}"
-            )
+    wrong = [
+        f"expected {what} {ours}, found {dataset.camera_names if what == 'cameras' else found[what]}"
+        for what, ours in expected.items()
+        if ours != found[what]
+    ]
+    if wrong:
+        raise ValueError(
+            f"{dataset.folder} was not made by the robot {embodiment.name!r}: {'; '.join(wrong)}"
+        )

@@ -36,4 +36,8 @@ class DatasetError(ValueError):
 
     def __init__(self, code: FaultCode, place: Path, message: str) -> None:
         super().__init__(f"{message} [{code}]")
-        self.code, self.place = code, place
+        self.code: FaultCode = code
+        self.place, self.message = place, message
+
+    def __reduce__(self) -> tuple[type[DatasetError], tuple[FaultCode, Path, str]]:
+        return DatasetError, (self.code, self.place, self.message)

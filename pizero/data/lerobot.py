@@ -113,6 +113,16 @@ class LeRobotDataset:
         """Return any column, `[frame, *shape]`; a feature of shape (1,) is `[frame]`, texts are objects."""
         return read_columns(self.metadata, [key])[key]
 
+    def check_times(self) -> None:
+        """Raise DatasetError unless each episode's times begin at 0 and go on by the period of the rate.
+
+        A sample's pictures and actions are taken by counting frames, which other times would make wrong.
+        """
+        for episodes, columns in self.blocks(["timestamp"]):
+            times, first = columns["timestamp"].astype(np.float64), episodes[0].start
+            for episode in episodes:
+                check_times(episode, times[episode.start - first : episode.end - first], self.fps)
+
     def blocks(self, keys: Sequence[str]) -> Iterator[tuple[Sequence[EpisodeInfo], dict[str, np.ndarray]]]:
         """Yield successive whole episodes and their rows of some columns, in bounded memory."""
         return column_blocks(self.metadata, keys)
@@ -129,6 +139,29 @@ class LeRobotDataset:
             )
         feature = self.features[key]
         return feature.names or tuple(f"dimension_{index}" for index in range(feature.shape[-1]))
+
+
+def check_times(episode: EpisodeInfo, times: np.ndarray, fps: float) -> None:
+    """Raise DatasetError unless an episode's times, in seconds, are those of its rate to a quarter period."""
+    steps = np.diff(times)
+    back = np.flatnonzero(~(steps > 0))
+    if len(back):
+        step = int(back[0])
+        raise DatasetError(
+            "timestamps-damaged",
+            episode.data,
+            f"{episode.data}: times of episode {episode.index} do not go forward: {times[step]:.4f} s is "
+            f"followed by {times[step + 1]:.4f} s at step {step + 1}",
+        )
+    off = np.abs(times - np.arange(len(times)) / fps)
+    if not (off < 0.25 / fps).all():
+        median = float(np.median(steps)) if len(steps) else 0.0
+        raise DatasetError(
+            "rate-mismatch",
+            episode.data,
+            f"{episode.data}: times of episode {episode.index} are not those of {fps:g} Hz: the median step "
+            f"is {median:.4f} s, and step {int(off.argmax())} is {off.max():.4f} s off",
+        )
 
 
 def as_vectors(values: np.ndarray) -> Float32[np.ndarray, "frame dimension"]:

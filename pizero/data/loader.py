@@ -1,91 +1,142 @@
-"""Which samples a training step reads, and reading them a step ahead."""
+"""Training batches, prepared ahead of the step that reads them, by a thread or by worker processes."""
 
 from __future__ import annotations
 
+import multiprocessing
 import queue
+import signal
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+import torch.multiprocessing  # so that tensors reach other processes through shared memory
+from jaxtyping import Int64
 
-from pizero.data.collate import collate
+from pizero.contract import Contract
+from pizero.data.collate import collate, to_device
 from pizero.data.dataset import action_windows
+from pizero.data.faults import DatasetError
+from pizero.data.frames import FrameStore
 from pizero.data.lerobot import LeRobotDataset
 from pizero.data.processor import Processor
-from pizero.progress import counting
+from pizero.data.sampler import Sampler
 from pizero.types import Batch, Example, Observation
 
+AHEAD = 2
+"""So many batches are prepared ahead, by each worker."""
 
-class Frames:
-    """Every picture of a dataset, decoded once, in memory: `uint8 [frame, height, width, 3]` per camera."""
+SUBSTITUTES = 100
+"""So many frames after a damaged one are tried."""
 
-    def __init__(self, dataset: LeRobotDataset) -> None:
-        self.images: dict[str, UInt8[np.ndarray, "frame height width 3"]] = {}
-        total = dataset.num_frames * len(dataset.camera_names)
-        with counting("decoding videos", total, "frames") as progress:
-            for camera in dataset.camera_names:
-                height, width = dataset.image_shape(camera)
-                self.images[camera] = np.empty((dataset.num_frames, height, width, 3), dtype=np.uint8)
-                dataset.decode_all(camera, self.images[camera], progress.advance)
+HOST = torch.device("cpu")
 
-    def at(self, frame: int) -> dict[str, UInt8[np.ndarray, "height width 3"]]:
-        """Return the pictures of one instant."""
-        return {camera: images[frame] for camera, images in self.images.items()}
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One dataset of a training run: its contract, its pictures, the folder of the contract's tokenizers."""
+
+    dataset: LeRobotDataset
+    contract: Contract
+    frames: FrameStore
+    files: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A batch, and what could not be read for it."""
+
+    batch: Batch
+    damaged: tuple[DatasetError, ...] = ()
 
 
 class Samples:
-    """A dataset as training samples: one for each frame."""
+    """Datasets as training samples: one for each frame of each."""
 
-    def __init__(self, dataset: LeRobotDataset, frames: Frames, processor: Processor) -> None:
-        self.dataset, self.frames, self.processor = dataset, frames, processor
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = tuple(sources)
+        self.processors = tuple(Processor(source.contract, source.files) for source in sources)
 
-    def example(self, frame: int) -> Example:
-        """Return what the robot showed at a frame and what it did from there on."""
-        actions, valid = action_windows(self.dataset, np.array([frame]), self.processor.contract.horizon)
+    def example(self, source: int, frame: int) -> Example:
+        """Return what the robot showed at a frame and what it did from there on, in robot units."""
+        dataset, horizon = self.sources[source].dataset, self.sources[source].contract.horizon
+        actions, valid = action_windows(dataset, np.array([frame]), horizon)
         observation = Observation(
-            images=self.frames.at(frame),
-            state=self.dataset.states[frame],
-            instruction=self.dataset.task_of_frame(frame),
+            images=self.sources[source].frames.at(frame),
+            state=dataset.states[frame],
+            instruction=dataset.task_of_frame(frame),
         )
         return Example(observation=observation, actions=actions[0], valid=valid[0])
 
-    def batch(self, frames: Int[np.ndarray, "batch"], device: torch.device) -> Batch:
-        """Return the samples of some frames, in model units."""
-        encoded = [self.processor.encode_example(self.example(int(frame))) for frame in frames]
-        return collate(encoded, device)
+    def prepare(self, sources: Int64[np.ndarray, "batch"], frames: Int64[np.ndarray, "batch"]) -> Prepared:
+        """Return some samples in model units; instead of a damaged one, a later frame of its dataset."""
+        encoded, damaged = [], []
+        for source, frame in zip(sources.tolist(), frames.tolist(), strict=True):
+            example, faults = self._next_whole(source, frame)
+            damaged += faults
+            encoded.append(self.processors[source].encode_example(example))
+        return Prepared(batch=collate(encoded, HOST), damaged=tuple(damaged))
 
-
-def frames_of_step(
-    frames: Int[np.ndarray, "frame"], batch_size: int, seed: int, step: int
-) -> Int[np.ndarray, "batch"]:
-    """Return the frames of one training step: epoch after epoch, each in an order of its own.
-
-    A pure function of seed and step, so a run that resumes goes on with the very same samples.
-    """
-    if batch_size > len(frames):
-        raise ValueError(f"expected at least {batch_size} training frames for one batch, found {len(frames)}")
-    steps_per_epoch = len(frames) // batch_size
-    epoch, place = divmod(step, steps_per_epoch)
-    order = np.random.default_rng((seed, epoch)).permutation(frames)
-    return order[place * batch_size : (place + 1) * batch_size]
+    def _next_whole(self, source: int, frame: int) -> tuple[Example, list[DatasetError]]:
+        faults: list[DatasetError] = []
+        for later in range(SUBSTITUTES):
+            try:
+                return self.example(source, (frame + later) % self.sources[source].dataset.num_frames), faults
+            except DatasetError as error:
+                faults.append(error)
+        raise faults[0]
 
 
 def batches(
     samples: Samples,
-    frames: Int[np.ndarray, "frame"],
+    sampler: Sampler,
     *,
-    batch_size: int,
-    seed: int,
     steps: range,
     device: torch.device,
+    num_workers: int = 0,
+    max_damaged: int = 0,
 ) -> Iterator[Batch]:
-    """Yield one batch per step, prepared by a thread that runs two steps ahead."""
-    ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=2)
+    """Yield one batch a step, prepared ahead by a thread, or by worker processes.
+
+    DatasetError at the first sample that cannot be read after `max_damaged` others; RuntimeError if a worker
+    dies. The batches do not depend on the number of workers.
+    """
+    damaged = 0
+    stream = (
+        _from_workers(samples, sampler, steps, num_workers)
+        if num_workers
+        else _from_thread(samples, sampler, steps)
+    )
+    try:
+        for prepared in stream:
+            damaged += len(prepared.damaged)
+            if damaged > max_damaged:
+                raise _over_budget(prepared.damaged[-1], damaged, max_damaged)
+            yield to_device(prepared.batch, device)
+    finally:
+        stream.close()
+
+
+def _over_budget(error: DatasetError, damaged: int, allowed: int) -> DatasetError:
+    if not allowed:
+        return error
+    return DatasetError(
+        error.code,
+        error.place,
+        f"{damaged} samples could not be read, {allowed} are allowed; the last: {error.message}",
+    )
+
+
+def _from_thread(samples: Samples, sampler: Sampler, steps: range) -> Generator[Prepared, None, None]:
+    ready: queue.Queue[Prepared | BaseException] = queue.Queue(maxsize=AHEAD)
     stop = threading.Event()
 
-    def put(item: Batch | BaseException) -> bool:
+    def put(item: Prepared | BaseException) -> bool:
         while not stop.is_set():
             try:
                 ready.put(item, timeout=0.2)
@@ -97,7 +148,7 @@ def batches(
     def prepare() -> None:
         try:
             for step in steps:
-                if not put(samples.batch(frames_of_step(frames, batch_size, seed, step), device)):
+                if not put(samples.prepare(*sampler.step(step))):
                     return
         except BaseException as error:
             put(error)  # the training thread raises it
@@ -113,3 +164,55 @@ def batches(
     finally:
         stop.set()
         thread.join()
+
+
+def _from_workers(
+    samples: Samples, sampler: Sampler, steps: range, num_workers: int
+) -> Generator[Prepared, None, None]:
+    waiting: deque[Future[Prepared | Exception]] = deque()
+    pool = ProcessPoolExecutor(
+        num_workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(samples, sampler),
+    )
+    try:
+        for step in steps:
+            waiting.append(pool.submit(_prepare_step, step))
+            if len(waiting) > AHEAD * num_workers:
+                yield _result(waiting.popleft())
+        while waiting:
+            yield _result(waiting.popleft())
+    except BrokenProcessPool:
+        raise RuntimeError(
+            "a process that prepares batches died; often the memory was not enough: use fewer --workers, or "
+            "--frames video. The last checkpoint is whole: the same command goes on"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _result(future: Future[Prepared | Exception]) -> Prepared:
+    item = future.result()
+    if isinstance(item, Exception):
+        raise item
+    return item
+
+
+_worker: list[tuple[Samples, Sampler]] = []
+"""What this process prepares, if it is a worker."""
+
+
+def _start_worker(samples: Samples, sampler: Sampler) -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _worker.append((samples, sampler))
+
+
+def _prepare_step(step: int) -> Prepared | Exception:
+    """Prepare a step's batch; errors travel as values, so that they arrive whole."""
+    samples, sampler = _worker[0]
+    try:
+        return samples.prepare(*sampler.step(step))
+    except (ValueError, OSError) as error:
+        return error

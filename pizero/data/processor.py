@@ -101,6 +101,7 @@ class Processor:
             inputs=self._encode(example.observation, action_ids=action_ids),
             actions=self._pad(actions),
             valid=example.valid,
+            real=np.arange(max(contract.width, embodiment.action_dim)) < embodiment.action_dim,
         )
 
     def decode(
@@ -112,15 +113,19 @@ class Processor:
 
         ValueError if the model wrote tokens that are no actions.
         """
-        contract = self.contract
-        if self.action_tokenizer is not None and contract.action_tokens is not None:
-            actions = self._decode_tokens(written.tolist(), self.action_tokenizer, contract.action_tokens)
-        else:
-            actions = written[:, : contract.embodiment.action_dim]
         state = self.convention.encode_state(observation.state)
-        unscaled = self.actions.decode(actions)
+        unscaled = self.actions.decode(self.read(written))
         executable = self.convention.decode_actions(self.action_transform.decode(unscaled, state))
         return executable.astype(np.float32)
+
+    def read(
+        self, written: Float[np.ndarray, "horizon width"] | Int[np.ndarray, "token"]
+    ) -> Float[np.ndarray, "horizon action_dim"]:
+        """Return what a model made as normalised actions; ValueError if it wrote tokens that are none."""
+        contract = self.contract
+        if self.action_tokenizer is not None and contract.action_tokens is not None:
+            return self._decode_tokens(written.tolist(), self.action_tokenizer, contract.action_tokens)
+        return written[:, : contract.embodiment.action_dim]
 
     def _encode(self, observation: Observation, *, action_ids: list[int] | None) -> Inputs:
         contract = self.contract

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 from jaxtyping import Float
@@ -70,7 +71,7 @@ def field_statistics(values: Float[np.ndarray, "frame dimension"]) -> FieldStati
 
 
 def compute_statistics(
-    dataset: LeRobotDataset,
+    datasets: LeRobotDataset | Sequence[LeRobotDataset],
     embodiment: Embodiment,
     *,
     action_form: ActionForm = "recorded",
@@ -79,18 +80,19 @@ def compute_statistics(
     convention: Convention = "native",
     visit: Callable[[int], None] = lambda _: None,
 ) -> Statistics:
-    """Return statistics of a dataset's states and actions as a model sees them, in bounded memory.
+    """Return statistics of one dataset's states and actions, or of several, as a model sees them.
 
     They are written in `convention`, and the actions in `action_form` but for those named in `absolute`,
-    relative to the state of each window's first frame. The dataset is read twice; `visit` is told how many
-    frames are new.
+    relative to the state of each window's first frame. Memory is bounded: the columns are read twice, block
+    after block, and `visit` is told how many frames are new.
     """
+    given = (datasets,) if isinstance(datasets, LeRobotDataset) else tuple(datasets)
     written = find_convention(convention)
     transform = ActionTransform(action_form, embodiment, absolute)
     states = FieldCounter(embodiment.state_dim)
     actions = FieldCounter(embodiment.action_dim)
     for last in (False, True):
-        for episodes, columns in dataset.blocks([STATE, ACTION]):
+        for episodes, columns in chain.from_iterable(each.blocks([STATE, ACTION]) for each in given):
             raw = {key: as_vectors(columns[key]) for key in (STATE, ACTION)}
             if not last:
                 for key, values in raw.items():

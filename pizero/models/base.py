@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pizero.generative.flow import FlowMatching
@@ -33,8 +33,9 @@ class ActionModel(nn.Module, ABC):
         actions: Float[Tensor, "batch horizon action_dim"],
         *,
         generator: torch.Generator,
+        real: Bool[Tensor, "batch action_dim"] | None = None,
     ) -> Float[Tensor, "batch horizon"]:
-        """Return the training loss of each action step."""
+        """Return the training loss of each action step, of `real` dimensions alone if they are given."""
 
     @abstractmethod
     def sample(
@@ -73,13 +74,16 @@ class DenoisingModel(ActionModel, Generic[Context]):
         actions: Float[Tensor, "batch horizon action_dim"],
         *,
         generator: torch.Generator,
+        real: Bool[Tensor, "batch action_dim"] | None = None,
     ) -> Float[Tensor, "batch horizon"]:
-        """Return the squared error of the prediction, averaged over draws and action dimensions."""
+        """Return the squared error of the prediction, averaged over draws and (real) action dimensions."""
         repeated = actions.repeat_interleave(self.num_draws, dim=0)
         noise = torch.randn(repeated.shape, generator=generator, device=generator.device)
         time = self.process.time.sample(repeated.shape[0], generator)
         context = self.repeat(self.observe(inputs), self.num_draws)
-        error = self.prediction_error(context, repeated, noise=noise, time=time)
+        if real is not None:
+            real = real.repeat_interleave(self.num_draws, dim=0)
+        error = self.prediction_error(context, repeated, noise=noise, time=time, real=real)
         return error.unflatten(0, (-1, self.num_draws)).mean(dim=1)
 
     def prediction_error(
@@ -89,10 +93,14 @@ class DenoisingModel(ActionModel, Generic[Context]):
         *,
         noise: Float[Tensor, "batch horizon action_dim"],
         time: Float[Tensor, "batch"],
+        real: Bool[Tensor, "batch action_dim"] | None = None,
     ) -> Float[Tensor, "batch horizon"]:
-        """Return the squared error at given noise and time, averaged over action dimensions."""
+        """Return the squared error at given noise and time, averaged over (real) action dimensions."""
         noisy, target = self.process.corrupt(actions, noise=noise, time=time)
-        return (self.denoise(context, noisy, time) - target).square().mean(dim=-1)
+        error = (self.denoise(context, noisy, time) - target).square()
+        if real is None:
+            return error.mean(dim=-1)
+        return (error * real[:, None]).sum(dim=-1) / real.sum(dim=-1)[:, None]
 
     @torch.no_grad()
     def sample(

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pizero.models.base import ActionModel
@@ -69,8 +69,9 @@ class Pi0FAST(ActionModel):
         actions: Float[Tensor, "batch horizon action_dim"],
         *,
         generator: torch.Generator,
+        real: Bool[Tensor, "batch action_dim"] | None = None,
     ) -> Float[Tensor, "batch horizon"]:
-        """Return each row's token loss, once for each of its action steps; the tokens hold the actions."""
+        """Return each row's token loss, once for each of its action steps; the tokens hold real actions."""
         return self.token_loss(inputs)[:, None].expand(-1, actions.shape[1])
 
     def token_loss(self, inputs: Inputs) -> Float[Tensor, "batch"]:

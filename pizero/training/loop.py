@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pizero.contract import Contract
 from pizero.data.dataset import frames_of, split_episodes
-from pizero.data.lerobot import LeRobotDataset
-from pizero.data.loader import Frames, Samples, batches
-from pizero.data.processor import Processor
-from pizero.models.base import ActionModel
+from pizero.data.loader import Samples, Source, batches
+from pizero.data.sampler import Sampler, mixture_shares
 from pizero.models.build import build
 from pizero.progress import counting
 from pizero.records import differences, fingerprint, read_record, to_data, write_record
@@ -27,26 +25,28 @@ from pizero.training.checkpoint import Progress, load_checkpoint, newest_checkpo
 from pizero.training.config import TrainConfig
 from pizero.training.freezing import freeze
 from pizero.training.optimizer import clip_gradients, learning_rate, make_optimizer, update_average
+from pizero.training.validation import validate
 from pizero.weights.folder import write_policy
-
-VALIDATION_FRAMES = 256
-"""How many held-out frames the policy acts on at each validation."""
 
 
 class InterruptedRunError(Exception):
     """A run was asked to stop; its state is on disk, and the same command goes on from there."""
 
 
-def train(config: TrainConfig, dataset: LeRobotDataset, contract: Contract, folder: Path) -> Path:
-    """Train a policy and return its folder, `folder/policy`; a run that was stopped goes on where it was.
+def train(
+    config: TrainConfig, sources: Sequence[Source], folder: Path, *, num_workers: int = 0
+) -> tuple[Path, ...]:
+    """Train a policy and return its folders, one for each robot; a run that was stopped goes on where it was.
 
-    `folder` keeps the config, `metrics.jsonl` with one line a step, `validation.jsonl`, and checkpoints.
-    ValueError if it belongs to a run with another config or other data.
+    `folder` keeps the config, contracts, `metrics.jsonl` with one line a step, `validation.jsonl`,
+    `samples.json` with what was read, and checkpoints. ValueError if it belongs to a run with another config
+    or other data. Batches are prepared by `num_workers` processes; 0 is a thread of this one.
     """
-    claim(folder, config, contract)
-    policy_folder = folder / "policy"
-    if policy_folder.exists():
-        return policy_folder
+    contracts = distinct_contracts(sources)
+    claim(folder, config, contracts)
+    policies = policy_folders(folder, contracts)
+    if all(path.exists() for path in policies):
+        return policies
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build(config.model, config.seed).to(device)
     freeze(model, config.frozen)
@@ -57,12 +57,19 @@ def train(config: TrainConfig, dataset: LeRobotDataset, contract: Contract, fold
     if newest is not None:
         progress = load_checkpoint(newest, model, average, optimizer)
 
-    samples = Samples(dataset, Frames(dataset), Processor(contract))
-    train_episodes, held_out_episodes = split_episodes(dataset, config.held_out, config.seed)
-    frames, held_out = frames_of(train_episodes), frames_of(held_out_episodes)
+    samples = Samples(sources)
+    parts = [split_episodes(source.dataset, config.held_out, config.seed) for source in sources]
+    frames, held_out = ([frames_of(part[index]) for part in parts] for index in (0, 1))
+    shares = mixture_shares([len(part) for part in frames], config.weights)
+    sampler = Sampler(frames, shares, batch_size=config.batch_size, seed=config.seed)
     steps = range(progress.step, config.num_steps)
     stream = batches(
-        samples, frames, batch_size=config.batch_size, seed=config.seed, steps=steps, device=device
+        samples,
+        sampler,
+        steps=steps,
+        device=device,
+        num_workers=num_workers,
+        max_damaged=config.max_damaged,
     )
     with (
         Log(folder / "metrics.jsonl", progress.step) as metrics,
@@ -77,7 +84,8 @@ def train(config: TrainConfig, dataset: LeRobotDataset, contract: Contract, fold
             for group in optimizer.param_groups:
                 group["lr"] = rate
             generator = torch.Generator(device).manual_seed(step_seed(config.seed, step))
-            losses = model.loss(batch.inputs, batch.actions, generator=generator)
+            real = batch.real if config.padded_dimensions == "masked" else None
+            losses = model.loss(batch.inputs, batch.actions, generator=generator, real=real)
             loss = (losses * batch.valid).sum() / batch.valid.sum()
             optimizer.zero_grad()
             loss.backward()
@@ -102,16 +110,57 @@ def train(config: TrainConfig, dataset: LeRobotDataset, contract: Contract, fold
             )
             counter.advance(note=f"loss {loss.item():.4f}")
             last = progress.step == config.num_steps
-            if len(held_out) and (last or progress.step % config.validate_every == 0):
+            if any(map(len, held_out)) and (last or progress.step % config.validate_every == 0):
                 error = validate(model, average, samples, held_out, config.seed, device)
                 validation.write(step=progress.step, **error)
             if last or stop.is_set or progress.step % config.save_every == 0:
                 save_checkpoint(folder / "checkpoints", progress, model, average, optimizer)
+                write_json(folder / "samples.json", read_so_far(sources, sampler, progress.step))
             if stop.is_set and not last:
                 raise InterruptedRunError(f"stopped after step {progress.step}")
             waited_from = time.perf_counter()
-    write_policy(policy_folder, config=config.model, contract=contract, tensors=average)
-    return policy_folder
+    for contract, path in zip(contracts, policies, strict=True):
+        files = next(source.files for source in sources if source.contract == contract)
+        if not path.exists():
+            write_policy(path, config=config.model, contract=contract, tensors=average, files=files)
+    return policies
+
+
+def distinct_contracts(sources: Sequence[Source]) -> tuple[Contract, ...]:
+    """Return one contract for each robot; ValueError if datasets of one robot have different ones."""
+    found: dict[str, Contract] = {}
+    for source in sources:
+        name = source.contract.embodiment.name
+        different = found.setdefault(name, source.contract).diff(source.contract)
+        if different:
+            raise ValueError(
+                f"datasets of the robot {name!r} have different contracts: {'; '.join(different[:5])}; take "
+                f"statistics of all of them together"
+            )
+    return tuple(found.values())
+
+
+def policy_folders(folder: Path, contracts: Sequence[Contract]) -> tuple[Path, ...]:
+    """Return where a run writes its policy: `policy`, or `policies/ROBOT` for each of several robots."""
+    if len(contracts) == 1:
+        return (folder / "policy",)
+    return tuple(folder / "policies" / contract.embodiment.name for contract in contracts)
+
+
+def read_so_far(sources: Sequence[Source], sampler: Sampler, steps: int) -> list[dict[str, Any]]:
+    """Return what the first `steps` steps read of each dataset."""
+    drawn = sampler.num_drawn(steps)
+    return [
+        {
+            "dataset": str(source.dataset.folder),
+            "robot": source.contract.embodiment.name,
+            "training_frames": len(frames),
+            "samples": number,
+            "share": number / max(sum(drawn), 1),
+            "epochs": number / len(frames),
+        }
+        for source, frames, number in zip(sources, sampler.frames, drawn, strict=True)
+    ]
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -119,37 +168,13 @@ def step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
 
 
-@torch.no_grad()
-def validate(
-    model: ActionModel,
-    average: dict[str, Tensor],
-    samples: Samples,
-    held_out: np.ndarray,
-    seed: int,
-    device: torch.device,
-) -> dict[str, float]:
-    """Let the averaged weights act on frames that training never saw, by full sampling.
-
-    Returns the mean squared difference to the recorded actions, and that of always predicting the mean, both
-    in normalised units over real steps.
-    """
-    rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.choice(held_out, size=min(VALIDATION_FRAMES, len(held_out)), replace=False))
-    batch = samples.batch(chosen, device)
-    noise = torch.randn(batch.actions.shape, generator=torch.Generator().manual_seed(seed)).to(device)
-    current = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    model.load_state_dict(average)
-    predicted = model.sample(batch.inputs, noise=noise)
-    model.load_state_dict(current)
-    valid = batch.valid[..., None].expand_as(predicted)
-    error = (predicted.float() - batch.actions).square()[valid].mean().item()
-    return {"action_error": error, "action_error_of_mean": batch.actions.square()[valid].mean().item()}
-
-
-def claim(folder: Path, config: TrainConfig, contract: Contract) -> None:
+def claim(folder: Path, config: TrainConfig, contracts: Sequence[Contract]) -> None:
     """Make a run folder ours; ValueError if it holds a run with another config or contract."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, record in (("config.json", config), ("contract.json", contract)):
+    named = {"contract.json": contracts[0]}
+    if len(contracts) > 1:
+        named = {f"contract-{contract.embodiment.name}.json": contract for contract in contracts}
+    for name, record in ({"config.json": config} | named).items():
         path = folder / name
         if not path.exists():
             write_record(path, record)
@@ -160,6 +185,13 @@ def claim(folder: Path, config: TrainConfig, contract: Contract) -> None:
                 f"{folder} holds a run with another {path.stem} (asked ≠ there): {'; '.join(found[:5])}. "
                 f"Nothing was changed. Name another folder, or remove this one"
             )
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(data, indent=2, ensure_ascii=False), encoding="utf-8")
+    partial.replace(path)
 
 
 class Log:

@@ -102,13 +102,33 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def write_policy(
-    folder: Path, *, config: ModelConfig, contract: Contract, tensors: dict[str, Tensor]
+    folder: Path,
+    *,
+    config: ModelConfig,
+    contract: Contract,
+    tensors: dict[str, Tensor],
+    files: Path | None = None,
 ) -> None:
-    """Write a policy folder, whole or not at all; ValueError if the folder exists."""
+    """Write a policy folder, whole or not at all; ValueError if the folder exists.
+
+    `files` is the folder of the tokenizers that the contract names.
+    """
     with new_folder(folder) as partial:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / WEIGHTS)
         write_record(partial / CONFIG, config)
         write_record(partial / CONTRACT, contract)
+        for name in token_files(contract):
+            if files is None:
+                raise ValueError(
+                    f"the contract names the tokenizer file {name}; give the folder that holds it"
+                )
+            shutil.copyfile(files / name, partial / name)
+
+
+def token_files(contract: Contract) -> tuple[str, ...]:
+    """Return the tokenizer files that a contract names."""
+    named = (contract.tokenizer, contract.action_tokens.file if contract.action_tokens else None)
+    return tuple(file.name for file in named if file is not None)
 
 
 def read_policy(folder: Path) -> PolicyFiles:

@@ -17,8 +17,7 @@ from pizero.diagnose.stages import add_stage, read_stages
 from pizero.models.pi0 import Pi0
 from pizero.policy.policy import Policy
 from pizero.results import EpisodeResult, summarize, wilson_interval
-from pizero.training.loop import train
-from tests.small import demonstrate, small_config, small_contract
+from tests.small import demonstrate, small_config, small_contract, small_train
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("report") / "tiny & quick"
     dataset = demonstrate(run / "dataset", num_episodes=8)
     config = small_config(num_steps=3)
-    train(config, dataset, small_contract(config, dataset), run / "training")
+    small_train(config, dataset, small_contract(config, dataset), run / "training")
     return run
 
 

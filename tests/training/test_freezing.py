@@ -14,8 +14,7 @@ from pizero.models.build import build
 from pizero.nn.lora import LoRAConfig, is_adapter
 from pizero.training.config import TrainConfig
 from pizero.training.freezing import around_adapters, freeze
-from pizero.training.loop import train
-from tests.small import demonstrate, small_config, small_contract
+from tests.small import demonstrate, small_config, small_contract, small_train
 
 LORA = LoRAConfig(attention_rank=2, attention_alpha=2.0, feed_forward_rank=3)
 
@@ -39,7 +38,7 @@ def adapted_config() -> TrainConfig:
 def test_what_is_frozen_stays_and_what_is_not_moves(dataset: LeRobotDataset, tmp_path: Path) -> None:
     config = adapted_config()
     before = build(config.model, config.seed).state_dict()
-    policy = train(config, dataset, small_contract(config, dataset), tmp_path / "run")
+    policy = small_train(config, dataset, small_contract(config, dataset), tmp_path / "run")
     after = load_file(policy / "model.safetensors")
     assert set(before) == set(after)
     frozen = set(freeze(build(config.model), config.frozen))
@@ -58,4 +57,4 @@ def test_what_is_frozen_stays_and_what_is_not_moves(dataset: LeRobotDataset, tmp
 def test_a_wrong_rule_stops_a_run_before_it_begins(dataset: LeRobotDataset, tmp_path: Path) -> None:
     config = replace(adapted_config(), frozen=("expret.*",))
     with pytest.raises(ValueError, match=r"'expret\.\*' fits no weight.*did you mean 'expert\.\*'"):
-        train(config, dataset, small_contract(config, dataset), tmp_path / "run")
+        small_train(config, dataset, small_contract(config, dataset), tmp_path / "run")

@@ -10,8 +10,7 @@ from pizero.envs.navigation2d import COLORS, Navigation2D
 from pizero.generative.flow import FlowMatching
 from pizero.policy.controllers import RecedingHorizon
 from pizero.policy.policy import Policy
-from pizero.training.loop import train
-from tests.small import demonstrate, small_config, small_contract
+from tests.small import demonstrate, small_config, small_contract, small_train
 
 NUM_STEPS = 500
 SCENES_PER_COLOR = 20
@@ -40,7 +39,7 @@ def success_rate(policy: Policy) -> float:
 
 def train_policy(dataset: LeRobotDataset, folder: Path) -> Policy:
     config = small_config(num_steps=NUM_STEPS)
-    return Policy.load(train(config, dataset, small_contract(config, dataset), folder))
+    return Policy.load(small_train(config, dataset, small_contract(config, dataset), folder))
 
 
 def test_a_policy_learns_to_follow_instructions_in_closed_loop(

@@ -13,8 +13,8 @@ from pizero.data.lerobot import LeRobotDataset
 from pizero.data.loader import Samples
 from pizero.training import loop
 from pizero.training.config import TrainConfig
-from pizero.training.loop import InterruptedRunError, train
-from tests.small import demonstrate, small_config, small_contract
+from pizero.training.loop import InterruptedRunError
+from tests.small import demonstrate, small_config, small_contract, small_train
 
 NUM_STEPS = 12
 
@@ -40,7 +40,7 @@ def whole(
 ) -> Path:
     """A run that was never stopped."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    train(config, dataset, contract, folder)
+    small_train(config, dataset, contract, folder)
     return folder
 
 
@@ -59,14 +59,14 @@ def assert_same_run(one: Path, other: Path) -> None:
 def test_the_same_seed_gives_the_same_losses_and_weights(
     config: TrainConfig, dataset: LeRobotDataset, contract: Contract, whole: Path, tmp_path: Path
 ) -> None:
-    train(config, dataset, contract, tmp_path / "run")
+    small_train(config, dataset, contract, tmp_path / "run")
     assert_same_run(whole, tmp_path / "run")
 
 
 def test_another_seed_gives_other_losses(
     dataset: LeRobotDataset, contract: Contract, whole: Path, tmp_path: Path
 ) -> None:
-    train(small_config(num_steps=NUM_STEPS, seed=1), dataset, contract, tmp_path / "run")
+    small_train(small_config(num_steps=NUM_STEPS, seed=1), dataset, contract, tmp_path / "run")
     assert losses(tmp_path / "run") != losses(whole)
 
 
@@ -94,9 +94,9 @@ def test_stopping_and_resuming_changes_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "update_average", interrupt)
         with pytest.raises(InterruptedRunError, match=f"after step {stop_at}"):
-            train(config, dataset, contract, tmp_path / "run")
+            small_train(config, dataset, contract, tmp_path / "run")
     assert not (tmp_path / "run" / "policy").exists()
-    train(config, dataset, contract, tmp_path / "run")
+    small_train(config, dataset, contract, tmp_path / "run")
     assert_same_run(whole, tmp_path / "run")
 
 
@@ -108,7 +108,7 @@ def test_a_crash_between_checkpoints_loses_only_what_follows_the_last(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real = Samples.batch
+    real = Samples.prepare
     made = 0
 
     def fail(*given: object) -> object:
@@ -119,10 +119,10 @@ def test_a_crash_between_checkpoints_loses_only_what_follows_the_last(
         return real(*given)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(Samples, "batch", fail)
+        patch.setattr(Samples, "prepare", fail)
         with pytest.raises(OSError, match="the disk is gone"):
-            train(config, dataset, contract, tmp_path / "run")
-    train(config, dataset, contract, tmp_path / "run")
+            small_train(config, dataset, contract, tmp_path / "run")
+    small_train(config, dataset, contract, tmp_path / "run")
     assert_same_run(whole, tmp_path / "run")
 
 
@@ -130,7 +130,7 @@ def test_a_finished_run_is_not_made_again(
     config: TrainConfig, dataset: LeRobotDataset, contract: Contract, whole: Path
 ) -> None:
     before = (whole / "metrics.jsonl").stat().st_mtime_ns
-    assert train(config, dataset, contract, whole) == whole / "policy"
+    assert small_train(config, dataset, contract, whole) == whole / "policy"
     assert (whole / "metrics.jsonl").stat().st_mtime_ns == before
 
 
@@ -138,7 +138,7 @@ def test_a_folder_of_another_config_is_refused_with_the_difference(
     dataset: LeRobotDataset, contract: Contract, whole: Path
 ) -> None:
     with pytest.raises(ValueError, match=r"another config .*seed: 3 ≠ 0.*Nothing was changed"):
-        train(small_config(num_steps=NUM_STEPS, save_every=5, seed=3), dataset, contract, whole)
+        small_train(small_config(num_steps=NUM_STEPS, save_every=5, seed=3), dataset, contract, whole)
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_and_changes_no_weight(
@@ -148,19 +148,19 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_changes_no_weight(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real = Samples.batch
+    real = Samples.prepare
     made = 0
 
     def poison(*given: object) -> object:
         nonlocal made
         made += 1
-        batch = real(*given)  # type: ignore[arg-type]
+        prepared = real(*given)  # type: ignore[arg-type]
         if made == 8:
-            batch.actions[0] = float("nan")
-        return batch
+            prepared.batch.actions[0] = float("nan")
+        return prepared
 
-    monkeypatch.setattr(Samples, "batch", poison)
+    monkeypatch.setattr(Samples, "prepare", poison)
     with pytest.raises(ValueError, match="step 7 is not finite"):
-        train(config, dataset, contract, tmp_path / "run")
+        small_train(config, dataset, contract, tmp_path / "run")
     assert len(losses(tmp_path / "run")) == 7
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000005"]
