@@ -14,7 +14,7 @@ from pizero.names import nearest
 from pizero.nn.gemma import GemmaConfig
 from pizero.nn.paligemma import PaliGemmaConfig
 from pizero.nn.vision import ResNetConfig
-from pizero.robots import METAWORLD, NAVIGATION2D
+from pizero.robots import METAWORLD, METAWORLD_POSITIONS, NAVIGATION2D
 from pizero.training.config import TrainConfig
 from pizero.training.optimizer import OptimizerConfig
 
@@ -98,11 +98,20 @@ def metaworld_and_navigation(
     )
 
 
+def metaworld_positions(
+    *, seed: int = 0, num_steps: int = 1_200, precision: Precision | None = None
+) -> TrainConfig:
+    """The same π0 for an arm that is told where its hand is to be: targets relative to the current hand."""
+    base = metaworld(seed=seed, num_steps=num_steps, precision=precision)
+    return replace(base, embodiments=(METAWORLD_POSITIONS.name,), action_form="relative")
+
+
 FAST_VOCABULARY = 512
 """Tokens of actions that `metaworld_fast` has room for."""
 
 RECIPES: dict[str, Callable[..., TrainConfig]] = {
     "metaworld": metaworld,
+    "metaworld_positions": metaworld_positions,
     "metaworld_fast": metaworld_fast,
     "metaworld_and_navigation": metaworld_and_navigation,
 }

@@ -70,6 +70,15 @@ METAWORLD = Embodiment(
 Hz.
 """
 
+METAWORLD_POSITIONS = Embodiment(
+    name="metaworld_positions",
+    state=METAWORLD.state,
+    actions=(*METAWORLD.state[:3], METAWORLD.actions[3]),
+    cameras=METAWORLD.cameras,
+    rate=METAWORLD.rate,
+)
+"""The same arm told where its hand is to be: positions as most real arms take them."""
+
 NAVIGATION2D = Embodiment(
     name="navigation2d",
     state=_dimensions(("x", "y"), "fraction", "position", [(0.0, 1.0)] * 2),
@@ -307,6 +316,7 @@ CATALOG = {
     embodiment.name: embodiment
     for embodiment in (
         METAWORLD,
+        METAWORLD_POSITIONS,
         NAVIGATION2D,
         ALOHA,
         MOBILE_ALOHA,

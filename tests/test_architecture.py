@@ -15,10 +15,11 @@ ROOT = Path(__file__).parents[1]
 ROWS: tuple[tuple[str, ...], ...] = (
     ("names",),
     ("types", "records", "progress", "serving.messages"),
+    ("embodiment",),
     ("robots", "results", "nn", "generative", "serving.client"),
     ("contract",),
     ("models", "data"),
-    ("weights",),
+    ("weights", "recordings"),
     ("policy",),
     ("training",),
     ("recipes", "fast", "envs", "serving.server", "diagnose"),
@@ -34,7 +35,16 @@ NARROWER: dict[str, set[str]] = {
 }
 """Rooms that may import less than their row allows: layers know no files, processes no networks."""
 
-WITHOUT_TORCH = ("types", "contract", "robots", "names", "records", "serving.messages", "serving.client")
+WITHOUT_TORCH = (
+    "types",
+    "contract",
+    "embodiment",
+    "robots",
+    "names",
+    "records",
+    "serving.messages",
+    "serving.client",
+)
 REPLACEABLE_DEPENDENCIES = (
     "av",
     "gymnasium",

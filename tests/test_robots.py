@@ -45,6 +45,7 @@ DEGREES = {
 """The joints' ranges as their makers' data sheets print them, in whole degrees."""
 
 HASHES = {
+    "metaworld_positions": "bca66357ea7f57d394fc293387af206ba44343f18f4d4300df45ae8118805921",
     "metaworld": "399675c6ad2cd8221e95c17cc6466822d38f3c0690cec75ccad1f3d59f23123e",
     "navigation2d": "b1bec5554acc8525906430e831934a33629c39efa1a5a3ed1c14262a912d5971",
     "aloha": "e51977083a6de8e9e64a7977c2b567a902b6a3314fe1eca8b162df8c0b9002ed",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pizero.cli.options import FIVE_TASKS, Json, say
+from pizero.cli.options import Json, say
 from pizero.data.lerobot import LeRobotDataset
 from pizero.envs.collect import CollectConfig
 from pizero.envs.collect import collect as collect_dataset
+from pizero.envs.simulators import FIVE_TASKS
 from pizero.envs.workers import default_workers
 
 

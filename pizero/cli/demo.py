@@ -9,13 +9,13 @@ from pathlib import Path
 
 from pizero.cli.collect import collect
 from pizero.cli.evaluate import evaluate
-from pizero.cli.options import FIVE_TASKS
 from pizero.cli.report import report
 from pizero.cli.stats import stats
 from pizero.cli.train import train
 from pizero.diagnose.stages import add_stage, read_stages
 from pizero.envs.collect import CollectConfig
 from pizero.envs.evaluate import EvaluateConfig
+from pizero.envs.simulators import FIVE_TASKS
 from pizero.envs.workers import default_workers
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pizero.cli.options import FIVE_TASKS, Json, say
+from pizero.cli.options import Json, say
 from pizero.envs.evaluate import EvaluateConfig
 from pizero.envs.evaluate import evaluate as evaluate_policy
+from pizero.envs.simulators import find_simulator
 from pizero.envs.workers import default_workers
 from pizero.results import summarize
+from pizero.weights.folder import read_policy
 
 
 def evaluate(
@@ -20,7 +22,7 @@ def evaluate(
     /,
     *,
     output: Path | None = None,
-    tasks: tuple[str, ...] = FIVE_TASKS,
+    tasks: tuple[str, ...] = (),
     episodes_per_task: int = EvaluateConfig.episodes_per_task,
     num_executed: int = EvaluateConfig.num_executed,
     max_steps: int = EvaluateConfig.max_steps,
@@ -37,7 +39,7 @@ def evaluate(
     Args:
         policy: Policy folder.
         output: Folder for results and videos; by default `evaluation` beside the training folder.
-        tasks: Names of Meta-World tasks.
+        tasks: Names of tasks of the policy's robot; by default the five of the demo, or all that it has.
         episodes_per_task: Scenes of each task.
         num_executed: Actions of each chunk that are executed before the policy looks again.
         max_steps: Control steps after which an episode counts as failed.
@@ -47,7 +49,7 @@ def evaluate(
         as_json: Print the summary as JSON.
     """
     config = EvaluateConfig(
-        tasks=tasks,
+        tasks=tasks or find_simulator(read_policy(policy).contract).default_tasks,
         episodes_per_task=episodes_per_task,
         num_executed=num_executed,
         max_steps=max_steps,

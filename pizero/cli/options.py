@@ -1,4 +1,4 @@
-"""What several verbs share: default tasks, default places, and how a result is told."""
+"""What several verbs share: flags, and how a result is told."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import tyro
 
 Json = Annotated[bool, tyro.conf.arg(name="json")]
 """A flag `--json`, whatever the parameter is called."""
-
-FIVE_TASKS = ("button-press-topdown", "drawer-open", "door-open", "reach", "window-open")
-"""The tasks of `pizero demo`."""
 
 
 def say(result: str, *, next_command: str = "") -> None:

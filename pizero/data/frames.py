@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pizero.data.lerobot import LeRobotDataset
+from pizero.data.lerobot_pictures import PictureReader
 from pizero.progress import counting
 from pizero.records import fingerprint
 
@@ -70,14 +72,28 @@ class DecodedFrames:
 
 
 class VideoFrames:
-    """Pictures on demand, from files that are kept open."""
+    """Pictures on demand, from files that are kept open; the cameras are read side by side."""
 
     def __init__(self, dataset: LeRobotDataset, cameras: Sequence[str]) -> None:
         self.dataset, self.cameras = dataset, tuple(cameras)
+        self._readers: dict[str, PictureReader] = {}
+        self._threads: ThreadPoolExecutor | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"dataset": self.dataset, "cameras": self.cameras, "_readers": {}, "_threads": None}
 
     def at(self, frame: int) -> dict[str, UInt8[np.ndarray, "height width 3"]]:
         """Return the pictures of one instant; DatasetError if one cannot be had."""
-        return {camera: self.dataset.images(camera, range(frame, frame + 1))[0] for camera in self.cameras}
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(max(len(self.cameras), 1))
+            self._readers = {camera: PictureReader(self.dataset.metadata) for camera in self.cameras}
+        episode = self.dataset.episode_of_frame(frame)
+        step = frame - episode.start
+
+        def read(camera: str) -> UInt8[np.ndarray, "height width 3"]:
+            return self._readers[camera].read(camera, episode, range(step, step + 1))[0]
+
+        return dict(zip(self.cameras, self._threads.map(read, self.cameras), strict=True))
 
 
 def open_frames(

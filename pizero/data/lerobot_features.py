@@ -182,9 +182,13 @@ def arrow_type(feature: Feature) -> pa.DataType:
     return kind
 
 
-def arrow_schema(columns: Mapping[str, Feature]) -> pa.Schema:
-    """Return the schema of the data files, with the entry that Hugging Face's viewer reads."""
+def arrow_schema(columns: Mapping[str, Feature], version: WrittenVersion) -> pa.Schema:
+    """Return the schema of the data files, with the entry that Hugging Face's libraries and viewer read.
+
+    LeRobot 0.3, which reads v2.1, needs `datasets` 3, which knows vectors as `Sequence` alone.
+    """
     fields, entries = [], {}
+    vector = "Sequence" if version == "v2.1" else "List"
     for key, feature in columns.items():
         value = {"dtype": feature.dtype, "_type": "Value"}
         metadata = None
@@ -193,7 +197,7 @@ def arrow_schema(columns: Mapping[str, Feature]) -> pa.Schema:
         elif feature.dtype == "string" or feature.shape == (1,):
             entries[key] = value
         elif len(feature.shape) == 1:
-            entries[key] = {"feature": value, "length": feature.shape[0], "_type": "List"}
+            entries[key] = {"feature": value, "length": feature.shape[0], "_type": vector}
         else:
             name = f"Array{len(feature.shape)}D"
             entries[key] = {"shape": list(feature.shape), "dtype": feature.dtype, "_type": name}

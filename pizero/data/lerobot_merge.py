@@ -200,7 +200,7 @@ def _link(source: Path, target: Path) -> None:
 def _write_data(path: Path, shards: Sequence[_Shard], tasks: Sequence[str], layout: DatasetLayout) -> None:
     """Write the columns of some episodes as one file with one row group an episode."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    schema = arrow_schema(layout.columns | COUNTERS)
+    schema = arrow_schema(layout.columns | COUNTERS, layout.version)
     number_of = {task: index for index, task in enumerate(tasks)}
     with pq.ParquetWriter(path, schema, compression="snappy") as writer:
         for shard in shards:

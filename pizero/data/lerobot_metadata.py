@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +19,8 @@ from pizero.data.lerobot_writer import partial_folder
 
 TEMPLATE_FIELDS = {"chunk_index", "file_index", "episode_chunk", "episode_index", "video_key"}
 COPY_AGAIN = "copy the whole dataset again"
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,8 +188,17 @@ def read_feature(folder: Path, key: str, entry: Any) -> Feature:
 
 def read_parquet(path: Path, columns: list[str] | None = None, code: FaultCode = "data-damaged") -> pa.Table:
     """Return a parquet file's columns; DatasetError if it is missing or not whole."""
+    return _parquet(path, code, lambda file: file.read(columns=columns, use_threads=False))
+
+
+def read_schema(path: Path, code: FaultCode = "data-damaged") -> pa.Schema:
+    """Return a parquet file's schema; DatasetError if it is missing or not whole."""
+    return _parquet(path, code, lambda file: file.schema_arrow)
+
+
+def _parquet(path: Path, code: FaultCode, read: Callable[[pq.ParquetFile], Value]) -> Value:
     try:
-        return pq.ParquetFile(path).read(columns=columns, use_threads=False)
+        return read(pq.ParquetFile(path))
     except FileNotFoundError:
         missing: FaultCode = "data-missing" if code == "data-damaged" else code
         raise DatasetError(missing, path, f"expected {path}, found none; {COPY_AGAIN}") from None
@@ -283,12 +294,13 @@ def _rows_v3(folder: Path, info: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for key in cameras:
         wanted += [f"videos/{key}/{name}" for name in (*places, "from_timestamp")]
     for path in files:
-        table = read_parquet(path, code="episodes-damaged")
-        missing = [name for name in wanted if name not in table.column_names]
+        found = read_schema(path, "episodes-damaged").names
+        missing = [name for name in wanted if name not in found]
         if missing:
             raise DatasetError(
                 "episodes-damaged", path, f"{path}: missing columns {', '.join(missing)}; {COPY_AGAIN}"
             )
+        table = read_parquet(path, wanted, code="episodes-damaged")
         columns = {name: table.column(name).to_pylist() for name in wanted}
         holes = [name for name, values in columns.items() if None in values]
         if holes:

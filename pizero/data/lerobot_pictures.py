@@ -22,7 +22,9 @@ from pizero.data.video import OpenVideo
 
 Value = TypeVar("Value")
 
-MAX_OPEN_VIDEOS = 64
+MAX_OPEN_VIDEOS = 256
+"""Videos that a process keeps open at the most; one of 224 pixels takes 1.5 MiB."""
+
 MAX_ROW_GROUPS = 8
 
 

@@ -104,7 +104,7 @@ def write_shard(partial: Path, index: int, episode: Episode, layout: DatasetLayo
         if feature.is_numeric:
             statistics[key] = values_statistics(values, layout.version)
         columns.append(_column(values, feature))
-    table = pa.Table.from_arrays(columns, schema=arrow_schema(layout.columns))
+    table = pa.Table.from_arrays(columns, schema=arrow_schema(layout.columns, layout.version))
     pq.write_table(table, building / "frames.parquet")
     tasks = [episode.tasks] if isinstance(episode.tasks, str) else list(dict.fromkeys(episode.tasks))
     steps = None if isinstance(episode.tasks, str) else [tasks.index(task) for task in episode.tasks]

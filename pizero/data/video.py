@@ -33,7 +33,7 @@ ENCODERS = {
     "av1": _Encoder(name="libsvtav1", smallest=64, options={"preset": "12", "svtav1-params": "lp=1"}),
 }
 
-FRAMES_AHEAD = 4
+FRAMES_AHEAD = 1
 """So many frames are decoded and dropped rather than looked for from a key frame."""
 
 TOLERANCE = 1e-3
@@ -179,9 +179,9 @@ class OpenVideo:
     def _frame_at(self, time: float) -> av.VideoFrame:
         moment = self._moment(self.last)
         if self.last is None or not moment - TOLERANCE <= time <= moment + FRAMES_AHEAD / self.rate:
-            self.container.seek(
-                max(0, round((time - TOLERANCE) / self.base)), stream=self.stream, backward=True
-            )
+            # a place just behind the time: else a frame that is a key frame would be looked for from the one
+            # before it
+            self.container.seek(round((time + TOLERANCE) / self.base), stream=self.stream, backward=True)
             self.frames = self.container.decode(self.stream)
             self.last = None
         while self.last is None or self._moment(self.last) < time - TOLERANCE:

@@ -13,7 +13,7 @@ from pathlib import Path
 from pizero.contract import Contract
 from pizero.data.video import encode_video
 from pizero.envs.collect import DEMONSTRATION_SEEDS
-from pizero.envs.metaworld import TASKS, MetaWorld
+from pizero.envs.simulators import SIMULATORS, FilmedEnvironment, find_simulator
 from pizero.envs.workers import worker_pool
 from pizero.names import nearest
 from pizero.policy.controllers import RecedingHorizon
@@ -42,9 +42,10 @@ class EvaluateConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        known = {task for simulator in SIMULATORS.values() for task in simulator.tasks}
         for task in self.tasks:
-            if task not in TASKS:
-                raise ValueError(f"unknown task {task!r}: {nearest(task, TASKS)}")
+            if task not in known:
+                raise ValueError(f"unknown task {task!r}: {nearest(task, known)}")
         if self.episodes_per_task < 1 or self.max_steps < 1 or not self.tasks:
             raise ValueError("expected at least one task, one episode a task and one step an episode")
 
@@ -97,12 +98,14 @@ def evaluate(
 
 
 def check_policy(contract: Contract, config: EvaluateConfig) -> None:
-    """Raise ValueError if a policy was made for another robot than this simulator's, or shorter chunks."""
-    found = differences(to_data(MetaWorld.default_embodiment), to_data(contract.embodiment))
-    if found:
-        raise ValueError(
-            f"the policy was made for another robot (simulator ≠ policy): {'; '.join(found[:5])}"
-        )
+    """Raise ValueError if a policy's robot has no simulator or no such task, or its chunks are shorter."""
+    simulator = find_simulator(contract)
+    for task in config.tasks:
+        if task not in simulator.tasks:
+            raise ValueError(
+                f"the robot {contract.embodiment.name!r} has no task {task!r}: "
+                f"{nearest(task, simulator.tasks)}"
+            )
     if not 1 <= config.num_executed <= contract.horizon:
         raise ValueError(
             f"expected to execute 1 to {contract.horizon} actions of each chunk, found {config.num_executed}"
@@ -123,8 +126,8 @@ def _claim(folder: Path, run: EvaluationRun) -> None:
 
 
 @functools.cache
-def _environment(task: str, max_steps: int) -> MetaWorld:
-    return MetaWorld(task, max_steps=max_steps)
+def _environment(robot: str, task: str, max_steps: int) -> FilmedEnvironment:
+    return SIMULATORS[robot].make(task, max_steps)
 
 
 @functools.cache
@@ -136,8 +139,9 @@ def run_episodes(
     config: EvaluateConfig, policy_folder: Path, task: str, indices: Sequence[int], videos: Path
 ) -> list[EpisodeResult]:
     """Run some episodes of one task in this process."""
-    environment = _environment(task, config.max_steps)
-    controller = RecedingHorizon(_policy(policy_folder), config.num_executed)
+    policy = _policy(policy_folder)
+    environment = _environment(policy.contract.embodiment.name, task, config.max_steps)
+    controller = RecedingHorizon(policy, config.num_executed)
     results = []
     for index in indices:
         film = videos / f"{task}-{index:03d}.mp4" if index < config.num_videos else None
@@ -146,7 +150,11 @@ def run_episodes(
 
 
 def run_episode(
-    config: EvaluateConfig, environment: MetaWorld, controller: RecedingHorizon, index: int, film: Path | None
+    config: EvaluateConfig,
+    environment: FilmedEnvironment,
+    controller: RecedingHorizon,
+    index: int,
+    film: Path | None,
 ) -> EpisodeResult:
     """Let a policy act until the task is solved or the steps are used up; `film` names the video to write."""
     seed = DEMONSTRATION_SEEDS + config.seed * 1_000_000 + index

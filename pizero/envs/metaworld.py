@@ -221,11 +221,12 @@ class MetaWorld:
     def observe(self) -> Observation:
         """Render and return the present, without moving time."""
         self._check_started()
-        return Observation(
-            images=self._painter.paint(self._simulation.data),
-            state=self._privileged[:4].astype(np.float32),
-            instruction=self.instruction,
-        )
+        images = self._painter.paint(self._simulation.data)
+        return Observation(images=images, state=self.state(), instruction=self.instruction)
+
+    def state(self) -> Float32[np.ndarray, "state_dim"]:
+        """Return the state of the present, without rendering."""
+        return self._privileged[:4].astype(np.float32)
 
     def expert_action(self) -> Float32[np.ndarray, "action_dim"]:
         """Return what the scripted expert, which sees the goal, does now: at the task's pace, in [-1, 1]."""

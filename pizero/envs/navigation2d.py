@@ -28,7 +28,8 @@ class Navigation2D:
     def __init__(self, color: str, *, max_steps: int = 30) -> None:
         if color not in COLORS:
             raise ValueError(f"unknown colour {color!r}: {nearest(color, COLORS)}")
-        self.color, self.max_steps = color, max_steps
+        self.color = self.task = color
+        self.max_steps = max_steps
         self.embodiment = NAVIGATION2D
         self.instruction = f"go to the {color} disc"
 
@@ -68,6 +69,10 @@ class Navigation2D:
         """Return the step straight to the disc."""
         away = (self.discs[self.color] - self.position) / 0.1
         return (away / max(1.0, float(np.abs(away).max()))).astype(np.float32)
+
+    def picture(self) -> UInt8[np.ndarray, "height width 3"]:
+        """Draw the present for people, eight times as large."""
+        return self._draw().repeat(8, axis=0).repeat(8, axis=1)
 
     def close(self) -> None:
         """Nothing to free."""
