@@ -146,6 +146,7 @@ def main() -> None:
                 action_form="displacement",
                 horizon=10,
                 vocab_size=FAST_VOCABULARY,
+                scale=30.0,
             )
         train(dataset=(dataset,), recipe="metaworld_fast", action_tokenizer=tokens, output=run, steps=steps)
         return closed_loop(run / "policy", run / "evaluation", arm, episodes)

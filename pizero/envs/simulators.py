@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -21,6 +21,7 @@ FIVE_TASKS = ("button-press-topdown", "drawer-open", "door-open", "reach", "wind
 """The tasks of `pizero demo`."""
 
 
+@runtime_checkable
 class FilmedEnvironment(Environment, Protocol):
     """An environment that knows its task and can be filmed."""
 

@@ -111,8 +111,9 @@ def test_a_policy_of_another_robot_is_not_evaluated(
     contract = small_contract(config, LeRobotDataset.open(dataset))
     folder = tmp_path / "policy"
     write_policy(folder, config=config.model, contract=contract, tensors=build(config.model).state_dict())
-    assert run(monkeypatch, "evaluate", folder, "--output", tmp_path / "evaluation") == 2
-    assert "made for another robot" in capsys.readouterr().err
+    arguments = ("--output", tmp_path / "evaluation", "--tasks", "drawer-open")
+    assert run(monkeypatch, "evaluate", folder, *arguments) == 2
+    assert "the robot 'navigation2d' has no task 'drawer-open'" in capsys.readouterr().err
     assert not (tmp_path / "evaluation").exists()
 
 
@@ -123,6 +124,44 @@ def test_statistics_as_json_equal_the_file(
     arguments = (dataset, "--output", tmp_path / "s.json", "--recipe", "small", "--json")
     assert run(monkeypatch, "stats", *arguments) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "s.json").read_text())
+
+
+def test_statistics_are_compared(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(RECIPES, "small", lambda: small_config(num_steps=1))
+    one, other = tmp_path / "one.json", tmp_path / "other.json"
+    assert run(monkeypatch, "stats", dataset, "--output", one, "--recipe", "small") == 0
+    written = json.loads(one.read_text())
+    written["state"]["mean"][1] += 2 * written["state"]["std"][1]
+    written["actions"]["std"][0] *= 3
+    other.write_text(json.dumps(written))
+    capsys.readouterr()
+    assert run(monkeypatch, "stats", "diff", one, one) == 0
+    assert "←" not in capsys.readouterr().out.replace("arrows", "")
+    assert run(monkeypatch, "stats", "diff", one, other, "--json") == 1
+    found = json.loads(capsys.readouterr().out)
+    rows = {row["dimension"]: (row["shift"], row["width"]) for row in found["dimensions"]}
+    assert found["settings"] == []
+    assert rows["state[1]"] == pytest.approx((2.0, 1.0))
+    assert rows["actions[0]"] == pytest.approx((0.0, 3.0))
+    assert rows["state[0]"] == (0.0, 1.0)
+    written["horizon"] = 9
+    other.write_text(json.dumps(written))
+    assert run(monkeypatch, "stats", "diff", one, other) == 1
+    assert "horizon: 4 ≠ 9" in capsys.readouterr().out
+    assert run(monkeypatch, "stats", "diff", one, tmp_path / "none") == 2
+    assert "expected a file of statistics or a policy folder" in capsys.readouterr().err
+
+
+def test_statistics_take_every_choice(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "s.json"
+    choices = ("--robot", "navigation2d", "--action-form", "relative", "--absolute", "dx", "--horizon", "3")
+    assert run(monkeypatch, "stats", dataset, "--output", path, *choices) == 0
+    written = json.loads(path.read_text())
+    assert (written["action_form"], written["absolute"], written["horizon"]) == ("relative", ["dx"], 3)
 
 
 def test_dry_runs_write_nothing(
