@@ -13,7 +13,7 @@ from rich.table import Table
 from pizero.cli.options import Json, say
 from pizero.contract import ActionForm, Contract, Convention, FieldStatistics, Statistics
 from pizero.data.dataset import check_robot
-from pizero.data.lerobot import LeRobotDataset
+from pizero.data.hub import open_dataset
 from pizero.data.statistics import compute_statistics, degenerate_dimensions
 from pizero.embodiment import Dimension
 from pizero.progress import counting
@@ -55,7 +55,7 @@ def stats(
         raise ValueError("expected at least one dataset: `pizero stats FOLDER`")
     config = find_recipe(recipe)()
     embodiment = find_embodiment(robot or config.embodiments[0])
-    opened = [LeRobotDataset.open(folder) for folder in dataset]
+    opened = [open_dataset(folder) for folder in dataset]
     for each in opened:
         check_robot(each, embodiment)
     total = 2 * sum(each.num_frames for each in opened)

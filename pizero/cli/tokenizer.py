@@ -17,6 +17,7 @@ from pizero.data.action_tokens import FastTokenizer
 from pizero.data.actions import ActionTransform
 from pizero.data.conventions import find_convention
 from pizero.data.dataset import action_windows, check_robot, frames_of, split_episodes
+from pizero.data.hub import open_dataset
 from pizero.data.lerobot import LeRobotDataset
 from pizero.data.lerobot_metadata import EpisodeInfo
 from pizero.data.processor import Normalizer
@@ -46,7 +47,7 @@ def tokenizer(
     of the episodes is held out.
 
     Args:
-        dataset: Folder of a LeRobot v3.0 dataset.
+        dataset: Folder of a LeRobot dataset.
         output: Folder to write; by default `fast` beside the dataset's folder.
         robot: Name of the robot in the catalog; needed where actions are rewritten.
         action_form: How actions are written for the model.
@@ -61,7 +62,7 @@ def tokenizer(
     target = output or dataset.parent / "fast"
     if target.exists():
         raise ValueError(f"{target} exists already; nothing was overwritten. Name another folder")
-    opened = LeRobotDataset.open(dataset)
+    opened = open_dataset(dataset)
     write = _writer(opened, robot, action_form, convention)
     actions, valid = action_windows(opened, np.arange(opened.num_frames), horizon)
     normalizer = Normalizer(field_statistics(write(actions, opened.states)[valid]), "quantile")

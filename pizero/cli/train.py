@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pizero.cli.options import say
 from pizero.data.frames import FrameSource
-from pizero.data.lerobot import LeRobotDataset
+from pizero.data.hub import open_dataset
 from pizero.models.build import build
 from pizero.recipes import Precision, find_recipe
 from pizero.records import to_data
@@ -63,7 +63,7 @@ def train(
         return
     sources = open_sources(
         config,
-        [LeRobotDataset.open(folder) for folder in dataset],
+        [open_dataset(folder) for folder in dataset],
         tokenizers=output / "tokenizers",
         statistics=statistics,
         action_tokenizer=action_tokenizer,

@@ -25,7 +25,8 @@ from pizero.data.lerobot_writer import (
     robot_episode,
     write_shard,
 )
-from pizero.robots import NAVIGATION2D, Camera
+from pizero.embodiment import Camera, Embodiment
+from pizero.robots import NAVIGATION2D
 from tests.data.test_video import numbered_frames, numbers_of
 
 LENGTHS = (5, 1, 9, 3)
@@ -33,23 +34,23 @@ ROBOT = dataclasses.replace(NAVIGATION2D, cameras=(Camera(name="top", height=64,
 LAYOUT = robot_layout(ROBOT)
 
 
-def make_episode(index: int) -> Episode:
+def make_episode(index: int, robot: Embodiment = ROBOT) -> Episode:
     rng = np.random.default_rng(index)
     length, first = LENGTHS[index], sum(LENGTHS[:index])
     return robot_episode(
-        states=rng.normal(size=(length, 2)).astype(np.float32),
-        actions=rng.normal(size=(length, 2)).astype(np.float32),
-        images={"top": numbered_frames(length, first=first)},
+        states=rng.normal(size=(length, robot.state_dim)).astype(np.float32),
+        actions=rng.normal(size=(length, robot.action_dim)).astype(np.float32),
+        images={name: numbered_frames(length, first=first) for name in robot.camera_names},
         task=("go left — 왼쪽", "go right")[index % 2],
     )
 
 
-def write_dataset(folder: Path, order: tuple[int, ...] = (0, 1, 2, 3)) -> Path:
-    partial = partial_folder(folder)
+def write_dataset(folder: Path, order: tuple[int, ...] = (0, 1, 2, 3), robot: Embodiment = ROBOT) -> Path:
+    partial, layout = partial_folder(folder), robot_layout(robot)
     partial.mkdir(parents=True)
     for index in order:
-        write_shard(partial, index, make_episode(index), LAYOUT)
-    merge_shards(partial, folder, LAYOUT)
+        write_shard(partial, index, make_episode(index, robot), layout)
+    merge_shards(partial, folder, layout)
     return folder
 
 
