@@ -18,7 +18,8 @@ BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#8a8a8a"
 SMOOTHING = 0.95
 
 
-def _new(rows: int = 1, columns: int = 1, *, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+def new_figure(rows: int = 1, columns: int = 1, *, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    """Return a figure of some inches and its axes, in the house's manner."""
     figure = Figure(figsize=size, layout="constrained")
     axes = np.atleast_1d(np.asarray(figure.subplots(rows, columns, squeeze=False)))
     for ax in axes.flat:
@@ -28,7 +29,8 @@ def _new(rows: int = 1, columns: int = 1, *, size: tuple[float, float]) -> tuple
     return figure, axes
 
 
-def _svg(figure: Figure) -> str:
+def svg_of(figure: Figure) -> str:
+    """Return a figure as SVG that can stand inside a page."""
     FigureCanvasSVG(figure)
     text = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "pizero", "svg.fonttype": "none", "font.family": "sans-serif"}):
@@ -38,7 +40,7 @@ def _svg(figure: Figure) -> str:
 
 def training_curves(metrics: Sequence[Mapping[str, float]], validation: Sequence[Mapping[str, float]]) -> str:
     """Draw loss, held-out action error and learning rate over steps."""
-    figure, axes = _new(1, 3, size=(11, 3))
+    figure, axes = new_figure(1, 3, size=(11, 3))
     loss, error, rate = axes[0]
     steps = [row["step"] for row in metrics]
     values = [row["loss"] for row in metrics]
@@ -61,12 +63,12 @@ def training_curves(metrics: Sequence[Mapping[str, float]], validation: Sequence
     rate.plot(steps, [row["learning_rate"] for row in metrics], color=ORANGE)
     rate.set(title="learning rate", xlabel="step")
     rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def success_rates(tasks: Mapping[str, Mapping[str, Any]]) -> str:
     """Draw each task's success rate with its Wilson 95 % interval."""
-    figure, axes = _new(size=(7, 0.5 + 0.45 * len(tasks)))
+    figure, axes = new_figure(size=(7, 0.5 + 0.45 * len(tasks)))
     ax: Axes = axes[0, 0]
     names = list(tasks)
     for place, name in enumerate(names):
@@ -75,7 +77,7 @@ def success_rates(tasks: Mapping[str, Mapping[str, Any]]) -> str:
         ax.plot(tasks[name]["success_rate"], place, "o", color=BLUE, markersize=8)
     ax.set(yticks=range(len(names)), yticklabels=names, xlim=(0, 1.02), ylim=(len(names) - 0.5, -0.5))
     ax.set_xlabel("success rate, Wilson 95 % interval")
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def chunks(
@@ -86,7 +88,7 @@ def chunks(
     `recorded` is `[step, action_dim]`; each of `predicted` is a first step and a chunk `[horizon,
     action_dim]`.
     """
-    figure, axes = _new(1, len(names), size=(11, 2.4))
+    figure, axes = new_figure(1, len(names), size=(11, 2.4))
     for dimension, (ax, name) in enumerate(zip(axes[0], names, strict=True)):
         ax.plot(recorded[:, dimension], color=GRAY, linewidth=3, alpha=0.6, label="expert")
         for number, (start, chunk) in enumerate(predicted):
@@ -97,27 +99,27 @@ def chunks(
         ax.set(title=name, xlabel="step", ylim=(-1.25, 1.25))
     figure.suptitle(task, fontsize=10, x=0.01, horizontalalignment="left")
     axes[0, 0].legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def velocity_error(times: Sequence[float], errors: Sequence[float], reference: Sequence[float]) -> str:
     """Draw the velocity field's mean squared error over flow time."""
-    figure, axes = _new(size=(7, 3))
+    figure, axes = new_figure(size=(7, 3))
     ax: Axes = axes[0, 0]
     ax.plot(times, errors, "o-", color=BLUE, label="policy")
     ax.plot(times, reference, "--", color=GRAY, label="a constant velocity")
     ax.set(xlabel="flow time (1 = noise, 0 = actions)", ylabel="squared error", xlim=(1.02, 0), yscale="log")
     ax.legend(frameon=False)
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def stage_times(seconds: Mapping[str, float]) -> str:
     """Draw the time of each stage."""
-    figure, axes = _new(size=(7, 0.6 + 0.35 * len(seconds)))
+    figure, axes = new_figure(size=(7, 0.6 + 0.35 * len(seconds)))
     ax: Axes = axes[0, 0]
     names = list(seconds)
     bars = ax.barh(names, [seconds[name] for name in names], color=BLUE, height=0.6)
     ax.bar_label(bars, fmt=" %.0f s")
     ax.invert_yaxis()
     ax.set(xlabel="seconds", xlim=(0, 1.15 * max(seconds.values())))
-    return _svg(figure)
+    return svg_of(figure)
