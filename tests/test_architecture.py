@@ -51,6 +51,7 @@ REPLACEABLE_DEPENDENCIES = (
     "metaworld",
     "msgpack",
     "mujoco",
+    "rerun",
     "sentencepiece",
     "tensorstore",
     "tokenizers",

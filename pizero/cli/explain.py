@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pizero.cli.options import Json, say
-from pizero.data.lerobot import LeRobotDataset
+from pizero.data.hub import open_dataset
 from pizero.diagnose.explain.explain import explain as explain_policy
 from pizero.diagnose.explain.files import write_explanation
 from pizero.diagnose.explain.judgement import Explanation
@@ -52,7 +52,7 @@ def explain(
         rerun: File (.rrd) to write a Rerun recording into.
         as_json: Print the figures as JSON.
     """
-    loaded, opened = Policy.load(policy, device=device), LeRobotDataset.open(dataset)
+    loaded, opened = Policy.load(policy, device=device), open_dataset(dataset)
     explanation = explain_policy(
         loaded,
         opened,

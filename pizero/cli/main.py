@@ -12,7 +12,9 @@ import tyro
 from pizero.cli.collect import collect
 from pizero.cli.convert import convert
 from pizero.cli.demo import demo
+from pizero.cli.doctor import doctor
 from pizero.cli.evaluate import evaluate
+from pizero.cli.explain import explain
 from pizero.cli.report import report
 from pizero.cli.stats import stats, stats_diff
 from pizero.cli.tokenizer import tokenizer
@@ -27,6 +29,8 @@ VERBS = {
     "train": train,
     "evaluate": evaluate,
     "report": report,
+    "doctor": doctor,
+    "explain": explain,
     "convert": convert,
     "tokenizer": tokenizer,
 }
@@ -37,8 +41,9 @@ Start with `pizero demo`: it runs all of the verbs below in a row, from nothing 
 simulated arm, in about a quarter of an hour on two CPU cores. Each verb says what it wrote and what to run
 next.
 
-Exit status: 0 done, 1 a failure of the program, 2 wrong input (one sentence says what), 130 interrupted (the
-same command goes on)."""
+Exit status: 0 done; 1 a failure of the program, or the answer of `explain` (unhealthy), `stats diff`
+(different) and `doctor --strict` (warnings); 2 wrong input, which one sentence names, or errors that `doctor`
+found; 130 interrupted: the same command goes on."""
 
 
 def main() -> None:

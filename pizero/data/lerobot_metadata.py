@@ -247,10 +247,11 @@ def _read_tasks(folder: Path, version: Version) -> tuple[str, ...]:
     else:
         path = folder / "meta" / "tasks.jsonl"
         for row in _lines(path, "tasks-missing", "tasks-damaged"):
-            texts[row.get("task_index", -1)] = row.get("task")
+            number = row.get("task_index")
+            texts[number if isinstance(number, int) else -1] = row.get("task")
     if (
         not texts
-        or sorted(texts) != list(range(len(texts)))
+        or set(texts) != set(range(len(texts)))
         or not all(isinstance(t, str) for t in texts.values())
     ):
         raise DatasetError(
@@ -269,6 +270,7 @@ def _rows_v2(folder: Path, info: dict[str, Any]) -> Iterator[dict[str, Any]]:
     rows = list(_lines(path, "episodes-missing", "episodes-damaged"))
     wrong = [row for row in rows if not isinstance(row.get("length"), int) or row["length"] < 1]
     wrong += [row for row in rows if not isinstance(row.get("episode_index"), int)]
+    wrong += [row for row in rows if not isinstance(row.get("tasks", []), list)]
     if wrong:
         raise DatasetError(
             "episodes-damaged",

@@ -136,6 +136,8 @@ def decode_video(path: Path) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
         reformatter = VideoReformatter()
         try:
             for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise _damaged(path, "has a damaged frame")
                 yield _pixels(frame, reformatter)
         except FFmpegError as error:
             raise _damaged(path, f"cannot be decoded to its end ({error})") from None
@@ -176,6 +178,12 @@ class OpenVideo:
             raise _damaged(self.path, f"cannot be decoded ({error})") from None
         return found
 
+    def _next(self) -> av.VideoFrame | None:
+        frame = next(self.frames, None)
+        if frame is not None and frame.is_corrupt:
+            raise _damaged(self.path, f"has a damaged frame at {self._moment(frame):.4f} s")
+        return frame
+
     def _frame_at(self, time: float) -> av.VideoFrame:
         moment = self._moment(self.last)
         if self.last is None or not moment - TOLERANCE <= time <= moment + FRAMES_AHEAD / self.rate:
@@ -185,7 +193,7 @@ class OpenVideo:
             self.frames = self.container.decode(self.stream)
             self.last = None
         while self.last is None or self._moment(self.last) < time - TOLERANCE:
-            self.last = next(self.frames, None)
+            self.last = self._next()
             if self.last is None:
                 break
         if self.last is None or self._moment(self.last) > time + TOLERANCE:
