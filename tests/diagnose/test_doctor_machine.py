@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from pizero.diagnose.doctor import machine as doctor_machine
 from pizero.diagnose.doctor.findings import Findings
 from pizero.diagnose.doctor.machine import check_packages, check_threads, examine_machine, version_of
 
