@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 ROWS: tuple[tuple[str, ...], ...] = (
     ("names",),
-    ("types", "records", "progress", "serving.messages"),
+    ("types", "records", "progress", "processes", "serving.messages"),
     ("embodiment",),
     ("robots", "results", "nn", "generative", "serving.client"),
     ("contract",),
@@ -48,13 +48,17 @@ WITHOUT_TORCH = (
 REPLACEABLE_DEPENDENCIES = (
     "av",
     "gymnasium",
+    "h5py",
+    "imagecodecs",
     "metaworld",
     "msgpack",
     "mujoco",
+    "ray",
     "rerun",
     "sentencepiece",
     "tensorstore",
     "tokenizers",
+    "zarr",
     "zstandard",
 )
 MODULES_THAT_UNPICKLE = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}

@@ -15,6 +15,7 @@ from pizero.cli.demo import demo
 from pizero.cli.doctor import doctor
 from pizero.cli.evaluate import evaluate
 from pizero.cli.explain import explain
+from pizero.cli.import_recordings import import_recordings
 from pizero.cli.report import report
 from pizero.cli.stats import stats, stats_diff
 from pizero.cli.tokenizer import tokenizer
@@ -24,6 +25,7 @@ from pizero.training.loop import InterruptedRunError
 VERBS = {
     "demo": demo,
     "collect": collect,
+    "import": import_recordings,
     "stats": stats,
     "stats-diff": stats_diff,
     "train": train,

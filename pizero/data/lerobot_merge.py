@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,13 @@ class _Shard:
         return self.record["length"]
 
 
-def merge_shards(partial: Path, folder: Path, layout: DatasetLayout) -> None:
+def merge_shards(
+    partial: Path, folder: Path, layout: DatasetLayout, records: Mapping[str, Any] | None = None
+) -> None:
     """Make the dataset `folder` of all shards, in the order of their numbers, and remove the shards.
 
-    Interrupted at any point, it begins anew: shards stay until the dataset is whole.
+    `records` are further JSON files for its `meta`. Interrupted at any point, it begins anew: shards stay
+    until the dataset is whole and has its name.
     """
     indices = sorted(finished_shards(partial))
     if indices != list(range(len(indices))) or not indices:
@@ -73,9 +76,11 @@ def merge_shards(partial: Path, folder: Path, layout: DatasetLayout) -> None:
         _write_v3(partial, shards, tasks, layout)
     else:
         _write_v2(partial, shards, tasks, layout)
+    for name, data in (records or {}).items():
+        _write_json(partial / "meta" / name, data)
     _write_json(partial / "meta" / "info.json", _info(shards, tasks, layout))
-    shutil.rmtree(partial / "shards")
     partial.rename(folder)
+    shutil.rmtree(folder / "shards")
 
 
 def _shards(partial: Path, indices: Sequence[int]) -> Iterator[_Shard]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
-import signal
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -26,6 +25,7 @@ from pizero.data.frames import FrameStore
 from pizero.data.lerobot import LeRobotDataset
 from pizero.data.processor import Processor
 from pizero.data.sampler import Sampler
+from pizero.processes import start_worker
 from pizero.types import Batch, Example, Observation
 
 AHEAD = 2
@@ -205,7 +205,7 @@ _worker: list[tuple[Samples, Sampler]] = []
 
 def _start_worker(samples: Samples, sampler: Sampler) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    start_worker()
     _worker.append((samples, sampler))
 
 

@@ -48,7 +48,10 @@ def encode_video(
     quality: int = 18,
     codec: Codec = "h264",
 ) -> None:
-    """Write frames as an mp4 with a key frame every second frame; the same frames always give the same bytes.
+    """Write frames as an mp4 with a key frame every second frame; the same frames give the same bytes.
+
+    So they did with sides from 64 pixels on; of smaller pictures x264 was seen to encode one in thousands
+    differently, and of some sizes (16×24) every fourth. The decoded pictures are as good.
 
     `quality` is the constant rate factor of x264 or SVT-AV1: 18 is near to lossless for the eye, higher is
     smaller. ValueError if a side is odd, too small for the codec, or a frame is not like the first.

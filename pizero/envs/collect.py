@@ -99,8 +99,7 @@ def collect(config: CollectConfig, folder: Path, *, num_workers: int) -> int:
         futures = [pool.submit(record, config, task, indices, partial) for task, indices in jobs]
         for future in as_completed(futures):
             progress.advance(future.result())
-    merge_shards(partial, folder, robot_layout(METAWORLD))
-    write_record(folder / "meta" / "collect.json", config)
+    merge_shards(partial, folder, robot_layout(METAWORLD), {"collect.json": to_data(config)})
     return config.num_episodes - len(done)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
+from pizero.processes import start_worker
+
 
 def default_workers() -> int:
     """Return one process for each core that this process may use."""
@@ -31,9 +33,7 @@ def worker_pool(num_workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _start() -> None:
-    import signal
-
     import torch
 
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    start_worker()
