@@ -100,7 +100,7 @@ class Moments:
         if len(values) == 0:
             return
         mean = values.mean(axis=0, dtype=np.float64)
-        squares = np.einsum("nd,nd->d", values, values, dtype=np.float64) - len(values) * mean**2
+        squares = np.einsum("ij,ij->j", values, values, dtype=np.float64) - len(values) * mean**2
         if (squares < 1e-6 * len(values) * mean**2).any():  # cancellation: take the slow way
             squares = ((values - mean) ** 2).sum(axis=0)
         total = self.total + len(values)

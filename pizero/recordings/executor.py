@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeVar, runtime_checkable
 
+from pizero.processes import start_worker
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
