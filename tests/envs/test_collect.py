@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pizero.data.lerobot import LeRobotDataset
+from pizero.data.lerobot_features import ACTION, STATE
 from pizero.data.lerobot_writer import partial_folder, shard_folder
 from pizero.envs.collect import CollectConfig, collect, demonstrate
 from pizero.envs.environment import Step
@@ -42,7 +43,7 @@ def test_interrupted_and_with_one_worker_the_bytes_are_the_same(folder: Path, tm
     shutil.rmtree(first)
     assert collect(CONFIG, other, num_workers=1) == 6
     assert digest(other) == digest(folder)
-    assert len(episode.states) == LeRobotDataset.open(other).episodes[1].length
+    assert len(episode.columns[STATE]) == LeRobotDataset.open(other).episodes[1].length
     assert collect(CONFIG, other, num_workers=1) == 0
     with pytest.raises(ValueError, match=r"collected with another config .*Nothing was changed"):
         collect(collect_config, other, num_workers=1)
@@ -63,8 +64,9 @@ def test_the_recorded_actions_are_the_executed_ones(monkeypatch: pytest.MonkeyPa
     environment = MetaWorld("drawer-open")
     episode = demonstrate(CONFIG, environment, 4)
     environment.close()
-    np.testing.assert_array_equal(np.stack(executed)[-len(episode.actions) :], episode.actions)
-    assert np.abs(episode.actions).max() <= 1.0
+    recorded = episode.columns[ACTION]
+    np.testing.assert_array_equal(np.stack(executed)[-len(recorded) :], recorded)
+    assert np.abs(recorded).max() <= 1.0
 
 
 def test_what_cannot_be_collected_is_refused_before_anything_is_written(tmp_path: Path) -> None:
