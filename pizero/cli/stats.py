@@ -14,12 +14,15 @@ from pizero.cli.options import Json, say
 from pizero.contract import ActionForm, Contract, Convention, FieldStatistics, Statistics
 from pizero.data.dataset import check_robot
 from pizero.data.hub import open_dataset
-from pizero.data.statistics import compute_statistics, degenerate_dimensions
+from pizero.data.statistics import compute_statistics, degenerate_dimensions, reach
 from pizero.embodiment import Dimension
 from pizero.progress import counting
 from pizero.recipes import find_recipe
 from pizero.records import differences, read_record, to_data, write_record
 from pizero.robots import find_embodiment
+
+FAR = 20.0
+"""Normalised numbers beyond this are told: nearly all lie between -5 and 5."""
 
 
 def stats(
@@ -86,6 +89,12 @@ def stats(
             say(
                 f"{title} dimension {dimensions[index].name!r} hardly moves (q99 - q01 is {spread:.2g}): "
                 f"normalisation will take {field.floor[index]:.2g} instead"
+            )
+        for index in np.flatnonzero(reach(field, config.normalization) > FAR).tolist():
+            far = reach(field, config.normalization)[index]
+            say(
+                f"{title} dimension {dimensions[index].name!r} reaches {far:.0f} when it is normalised "
+                f"({config.normalization}): an outlier? `pizero doctor` looks for them"
             )
     say(
         f"{target}: {statistics.state.count} frames",

@@ -9,13 +9,14 @@ from itertools import chain
 import numpy as np
 from jaxtyping import Float
 
-from pizero.contract import ActionForm, Convention, FieldStatistics, Statistics
+from pizero.contract import ActionForm, Convention, FieldStatistics, Normalization, Statistics
 from pizero.data.actions import ActionTransform
 from pizero.data.conventions import find_convention
 from pizero.data.lerobot import LeRobotDataset, as_vectors
 from pizero.data.lerobot_features import ACTION, STATE
 from pizero.data.lerobot_metadata import EpisodeInfo
 from pizero.data.order_statistics import Moments, Quantiles
+from pizero.data.processor import Normalizer
 from pizero.embodiment import Dimension, Embodiment
 
 SHARES = (0.01, 0.99)
@@ -161,3 +162,10 @@ def degenerate_dimensions(statistics: FieldStatistics) -> list[int]:
     if statistics.q01 and statistics.q99:
         narrow |= np.array(statistics.q99) - np.array(statistics.q01) < np.maximum(floor, 1e-4)
     return np.flatnonzero(narrow).tolist()
+
+
+def reach(statistics: FieldStatistics, normalization: Normalization) -> Float[np.ndarray, "dimension"]:
+    """Return the largest number, either way, that each dimension becomes when it is normalised."""
+    normalizer = Normalizer(statistics, normalization)
+    ends = np.array([statistics.minimum, statistics.maximum])
+    return np.abs((ends - normalizer.center) / normalizer.scale).max(axis=0)
