@@ -39,7 +39,7 @@ VERBS = {
 
 DESCRIPTION = """π0 robot policies: demonstrate, train, evaluate in closed loop, look at the result.
 
-Start with `pizero demo`: it runs all of the verbs below in a row, from nothing to a policy that drives a
+Start with `pizero demo`: it runs five of the verbs below in a row, from nothing to a policy that drives a
 simulated arm, in about a quarter of an hour on two CPU cores. Each verb says what it wrote and what to run
 next.
 
