@@ -15,7 +15,7 @@ from pizero.diagnose.explain.explain import explain as explain_policy
 from pizero.diagnose.explain.files import write_explanation
 from pizero.diagnose.explain.judgement import Explanation
 from pizero.diagnose.explain.measured import Measured
-from pizero.diagnose.explain.rerun import write_rerun
+from pizero.diagnose.explain.recording import write_rerun
 from pizero.diagnose.explain.samples import run_of
 from pizero.diagnose.explain.verdict import explains_as_much
 from pizero.policy.policy import Policy

@@ -58,7 +58,7 @@ class RayExecutor:
 
 def _ray() -> ModuleType:
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
         raise ModuleNotFoundError("--executor ray needs Ray: pip install 'pizero[ray]'") from None
     return ray

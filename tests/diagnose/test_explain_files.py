@@ -21,7 +21,7 @@ from pizero.data.lerobot import LeRobotDataset
 from pizero.diagnose.explain.explain import explain
 from pizero.diagnose.explain.files import explanation_data, write_explanation
 from pizero.diagnose.explain.judgement import Explanation
-from pizero.diagnose.explain.rerun import write_rerun
+from pizero.diagnose.explain.recording import write_rerun
 from pizero.policy.policy import Policy
 from pizero.weights.folder import read_policy, write_policy
 from tests.fixtures.explain.make_policy import FOLDER

@@ -18,7 +18,7 @@ def write_rerun(measured: Measured, policy: Policy, path: Path) -> None:
     with one tick between them. ModuleNotFoundError names the extra if Rerun is not installed.
     """
     try:
-        import rerun
+        import rerun  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
             "writing a Rerun recording needs Rerun's SDK: `pip install 'pizero[rerun]'`"
