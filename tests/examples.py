@@ -233,7 +233,7 @@ def train_configs(draw: st.DrawFn) -> TrainConfig:
         )
         return TrainConfig(
             model=model,
-            embodiment=draw(names),
+            embodiments=draw(tuples(names, least=1)),
             image_size=draw(sizes),
             max_tokens=draw(sizes),
             normalization=draw(st.sampled_from(["zscore", "quantile"])),
