@@ -38,7 +38,8 @@ def evaluate(
 
     Args:
         policy: Policy folder.
-        output: Folder for results and videos; by default `evaluation` beside the training folder.
+        output: Folder for results and videos; by default `evaluation` beside the training folder, or
+            `evaluation-ROBOT` in the folder of a run that made policies for several robots.
         tasks: Names of tasks of the policy's robot; by default the five of the demo, or all that it has.
         episodes_per_task: Scenes of each task.
         num_executed: Actions of each chunk that are executed before the policy looks again.
@@ -56,7 +57,8 @@ def evaluate(
         num_videos=videos,
         seed=seed,
     )
-    folder = output or policy.parent.parent / "evaluation"
+    several = policy.parent.name == "policies"
+    folder = output or policy.parent.parent / (f"evaluation-{policy.name}" if several else "evaluation")
     results = evaluate_policy(config, policy, folder, num_workers=workers)
     summary = summarize(results)
     if as_json:
