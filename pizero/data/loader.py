@@ -56,10 +56,13 @@ class Prepared:
 
 
 class Samples:
-    """Datasets as training samples: one for each frame of each."""
+    """Datasets as samples: one for each frame of each, or for each of some `frames`, in ascending order."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(
+        self, sources: Sequence[Source], frames: Sequence[Int64[np.ndarray, "_"]] | None = None
+    ) -> None:
         self.sources = tuple(sources)
+        self.frames = frames or [np.arange(source.dataset.num_frames) for source in sources]
         self.processors = tuple(Processor(source.contract, source.files) for source in sources)
 
     def example(self, source: int, frame: int) -> Example:
@@ -74,7 +77,7 @@ class Samples:
         return Example(observation=observation, actions=actions[0], valid=valid[0])
 
     def prepare(self, sources: Int64[np.ndarray, "batch"], frames: Int64[np.ndarray, "batch"]) -> Prepared:
-        """Return some samples in model units; instead of a damaged one, a later frame of its dataset."""
+        """Return some samples in model units; instead of a damaged one, the next whole one of its dataset."""
         encoded, damaged = [], []
         for source, frame in zip(sources.tolist(), frames.tolist(), strict=True):
             example, faults = self._next_whole(source, frame)
@@ -84,9 +87,11 @@ class Samples:
 
     def _next_whole(self, source: int, frame: int) -> tuple[Example, list[DatasetError]]:
         faults: list[DatasetError] = []
+        known = self.frames[source]
+        place = int(np.searchsorted(known, frame))
         for later in range(SUBSTITUTES):
             try:
-                return self.example(source, (frame + later) % self.sources[source].dataset.num_frames), faults
+                return self.example(source, int(known[(place + later) % len(known)])), faults
             except DatasetError as error:
                 faults.append(error)
         raise faults[0]

@@ -57,9 +57,9 @@ def train(
     if newest is not None:
         progress = load_checkpoint(newest, model, average, optimizer)
 
-    samples = Samples(sources)
     parts = [split_episodes(source.dataset, config.held_out, config.seed) for source in sources]
     frames, held_out = ([frames_of(part[index]) for part in parts] for index in (0, 1))
+    samples, unseen = Samples(sources, frames), Samples(sources, held_out)
     shares = mixture_shares([len(part) for part in frames], config.weights)
     sampler = Sampler(frames, shares, batch_size=config.batch_size, seed=config.seed)
     steps = range(progress.step, config.num_steps)
@@ -111,7 +111,7 @@ def train(
             counter.advance(note=f"loss {loss.item():.4f}")
             last = progress.step == config.num_steps
             if any(map(len, held_out)) and (last or progress.step % config.validate_every == 0):
-                error = validate(model, average, samples, held_out, config.seed, device)
+                error = validate(model, average, unseen, config.seed, device, config.max_damaged)
                 validation.write(step=progress.step, **error)
             if last or stop.is_set or progress.step % config.save_every == 0:
                 save_checkpoint(folder / "checkpoints", progress, model, average, optimizer)

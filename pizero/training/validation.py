@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,26 +21,30 @@ def validate(
     model: ActionModel,
     average: dict[str, Tensor],
     samples: Samples,
-    held_out: Sequence[np.ndarray],
     seed: int,
     device: torch.device,
+    max_damaged: int = 0,
 ) -> dict[str, float]:
     """Let the averaged weights act on frames that training never saw, by full sampling.
 
     Returns the mean squared difference to the recorded actions, and that of always predicting the mean, both
     in normalised units over real steps and dimensions; for several datasets, of each as well. Tokens that are
-    no actions count as the mean, and `unreadable` is their share.
+    no actions count as the mean, and `unreadable` is their share. DatasetError if more than `max_damaged`
+    samples cannot be read.
     """
     current = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     model.load_state_dict(average)
     rng = np.random.default_rng(seed)
-    count = max(VALIDATION_FRAMES // len(held_out), 1)
+    count = max(VALIDATION_FRAMES // len(samples.frames), 1)
     errors: list[tuple[float, float, float]] = []
-    for source, frames in enumerate(held_out):
+    for source, frames in enumerate(samples.frames):
         if len(frames) == 0:
             continue
         chosen = np.sort(rng.choice(frames, size=min(count, len(frames)), replace=False))
-        batch = to_device(samples.prepare(np.full(len(chosen), source), chosen).batch, device)
+        prepared = samples.prepare(np.full(len(chosen), source), chosen)
+        if len(prepared.damaged) > max_damaged:
+            raise prepared.damaged[-1]
+        batch = to_device(prepared.batch, device)
         shape = (len(chosen), *model.noise_shape)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
         errors.append(_error(model.sample(batch.inputs, noise=noise), batch, samples.processors[source]))

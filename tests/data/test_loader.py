@@ -205,6 +205,10 @@ def test_damaged_samples_are_replaced_within_their_budget(dataset: LeRobotDatase
     ]
     assert torch.equal(prepared.batch.inputs.images, expected.batch.inputs.images)
     assert torch.equal(prepared.batch.actions, expected.batch.actions)
+    known = np.array([3, 4, 11, 17])
+    chosen = Samples(samples.sources, [known]).prepare(np.zeros(2, np.int64), np.array([3, 17]))
+    expected = samples.prepare(np.zeros(2, np.int64), np.array([11, 17]))
+    assert torch.equal(chosen.batch.actions, expected.batch.actions)
     sampler = Sampler([np.arange(12)], np.ones(1), batch_size=12, seed=0)
     assert len(list(batches(samples, sampler, steps=range(1), device=CPU, max_damaged=4))) == 1
     with pytest.raises(DatasetError, match="samples could not be read, 2 are allowed; the last: frame"):
