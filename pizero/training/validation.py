@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,8 +11,9 @@ from torch import Tensor
 from pizero.data.collate import to_device
 from pizero.data.loader import Samples
 from pizero.data.processor import Processor
+from pizero.data.text import PAD
 from pizero.models.base import ActionModel
-from pizero.types import Batch
+from pizero.types import Batch, Inputs, Tokens
 
 VALIDATION_FRAMES = 256
 """How many held-out frames the policy acts on at each validation."""
@@ -47,13 +50,26 @@ def validate(
         batch = to_device(prepared.batch, device)
         shape = (len(chosen), *model.noise_shape)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
-        errors.append(_error(model.sample(batch.inputs, noise=noise), batch, samples.processors[source]))
+        written = model.sample(prompts_of(batch.inputs), noise=noise)
+        errors.append(_error(written, batch, samples.processors[source]))
     model.load_state_dict(current)
     error, of_mean, unreadable = np.mean(errors, axis=0).tolist()
     figures = {"action_error": error, "action_error_of_mean": of_mean}
     if len(errors) > 1:
         figures |= {f"action_error_{index}": row[0] for index, row in enumerate(errors)}
     return figures | ({"unreadable": unreadable} if unreadable else {})
+
+
+def prompts_of(inputs: Inputs) -> Inputs:
+    """Return what a model reads before it acts: without the tokens that it learns to write."""
+    tokens = inputs.tokens
+    prompt = Tokens(
+        ids=tokens.ids.masked_fill(tokens.target, PAD),
+        valid=tokens.valid & ~tokens.target,
+        causal=tokens.causal & ~tokens.target,
+        target=torch.zeros_like(tokens.target),
+    )
+    return replace(inputs, tokens=prompt)
 
 
 def _error(written: Tensor, batch: Batch, processor: Processor) -> tuple[float, float, float]:

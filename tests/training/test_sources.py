@@ -1,5 +1,6 @@
 """From data to contracts: statistics that fit, tokenizers that come along, refusals that say what to do."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pizero.robots import NAVIGATION2D
 from pizero.training.config import TrainConfig
 from pizero.training.loop import train
 from pizero.training.sources import open_sources
+from pizero.training.validation import prompts_of
 from tests.small import demonstrate, small_config
 
 HORIZON = 4
@@ -67,6 +69,9 @@ def test_a_fast_policy_is_trained_and_carries_its_tokenizer(
     assert (folder / contract.action_tokens.file.name).read_bytes() == (
         tokens / "tokenizer.json"
     ).read_bytes()
+    validation = [json.loads(line) for line in (run / "validation.jsonl").read_text().splitlines()]
+    assert validation[-1]["step"] == 60
+    assert validation[-1].get("unreadable", 0.0) < 0.5
     losses = [
         line.split('"loss": ')[1].split(",")[0] for line in (run / "metrics.jsonl").read_text().splitlines()
     ]
@@ -89,6 +94,21 @@ def test_a_fast_policy_s_tokens_are_read_as_actions(
         np.testing.assert_allclose(actions[example.valid], example.actions[example.valid], atol=0.15)
         spread = np.abs(actions - example.actions)[example.valid].mean()
         assert spread < 0.06
+
+
+def test_a_model_is_asked_without_the_answer(dataset: LeRobotDataset, tokens: Path, tmp_path: Path) -> None:
+    """What validation shows a π0-FAST is what serving shows it: the prompt, without the action's tokens."""
+    (source,) = open_sources(
+        fast_config(num_steps=1), [dataset], tokenizers=tmp_path / "t", action_tokenizer=tokens
+    )
+    samples = Samples([source])
+    batch = samples.prepare(np.zeros(3, np.int64), np.array([0, 5, 11])).batch
+    asked = prompts_of(batch.inputs).tokens
+    for row, frame in enumerate((0, 5, 11)):
+        served = samples.processors[0].encode(samples.example(0, frame).observation).tokens
+        for name in ("ids", "valid", "causal", "target"):
+            assert getattr(asked, name)[row].tolist() == getattr(served, name).tolist(), name
+    assert batch.inputs.tokens.target.any()
 
 
 def test_a_tokenizer_that_does_not_fit_is_refused(
