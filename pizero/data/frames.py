@@ -12,6 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
+from pizero.data.faults import DatasetError
 from pizero.data.lerobot import LeRobotDataset
 from pizero.data.lerobot_pictures import PictureReader
 from pizero.progress import counting
@@ -22,12 +23,16 @@ MEMORY_SHARE = 0.35
 """Pictures are decoded into memory if they take no more than this share of what is free."""
 
 
+Instant = dict[str, UInt8[np.ndarray, "_ _ 3"]]
+"""The pictures of one frame, by camera."""
+
+
 @runtime_checkable
 class FrameStore(Protocol):
     """Pictures by the number of their frame."""
 
-    def at(self, frame: int) -> dict[str, UInt8[np.ndarray, "height width 3"]]:
-        """Return the pictures of one instant, by camera; DatasetError if one cannot be had."""
+    def read(self, frames: Sequence[int]) -> list[Instant | DatasetError]:
+        """Return the pictures of some instants; where one cannot be had, the error that says why."""
         ...
 
 
@@ -66,9 +71,11 @@ class DecodedFrames:
         self.images[camera] = np.load(_cache_file(dataset, camera, cache), mmap_mode="r", allow_pickle=False)
         return True
 
-    def at(self, frame: int) -> dict[str, UInt8[np.ndarray, "height width 3"]]:
-        """Return the pictures of one instant."""
-        return {camera: np.asarray(images[frame]) for camera, images in self.images.items()}
+    def read(self, frames: Sequence[int]) -> list[Instant | DatasetError]:
+        """Return the pictures of some instants."""
+        return [
+            {camera: np.asarray(images[frame]) for camera, images in self.images.items()} for frame in frames
+        ]
 
 
 class VideoFrames:
@@ -82,18 +89,28 @@ class VideoFrames:
     def __getstate__(self) -> dict[str, object]:
         return {"dataset": self.dataset, "cameras": self.cameras, "_readers": {}, "_threads": None}
 
-    def at(self, frame: int) -> dict[str, UInt8[np.ndarray, "height width 3"]]:
-        """Return the pictures of one instant; DatasetError if one cannot be had."""
+    def read(self, frames: Sequence[int]) -> list[Instant | DatasetError]:
+        """Return the pictures of some instants; where one cannot be had, the error that says why."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(max(len(self.cameras), 1))
             self._readers = {camera: PictureReader(self.dataset.metadata) for camera in self.cameras}
-        episode = self.dataset.episode_of_frame(frame)
-        step = frame - episode.start
+        found = list(self._threads.map(lambda camera: self._of_camera(camera, frames), self.cameras))
+        instants: list[Instant | DatasetError] = []
+        for pictures in zip(*found, strict=True):
+            errors = [picture for picture in pictures if isinstance(picture, DatasetError)]
+            instants.append(errors[0] if errors else dict(zip(self.cameras, pictures, strict=True)))
+        return instants
 
-        def read(camera: str) -> UInt8[np.ndarray, "height width 3"]:
-            return self._readers[camera].read(camera, episode, range(step, step + 1))[0]
-
-        return dict(zip(self.cameras, self._threads.map(read, self.cameras), strict=True))
+    def _of_camera(self, camera: str, frames: Sequence[int]) -> list[np.ndarray | DatasetError]:
+        found: list[np.ndarray | DatasetError] = []
+        for frame in frames:
+            episode = self.dataset.episode_of_frame(frame)
+            step = frame - episode.start
+            try:
+                found.append(self._readers[camera].read(camera, episode, range(step, step + 1))[0])
+            except DatasetError as error:
+                found.append(error)
+        return found
 
 
 def open_frames(

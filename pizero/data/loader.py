@@ -21,7 +21,7 @@ from pizero.contract import Contract
 from pizero.data.collate import collate, to_device
 from pizero.data.dataset import action_windows
 from pizero.data.faults import DatasetError
-from pizero.data.frames import FrameStore
+from pizero.data.frames import FrameStore, Instant
 from pizero.data.lerobot import LeRobotDataset
 from pizero.data.processor import Processor
 from pizero.data.sampler import Sampler
@@ -66,35 +66,51 @@ class Samples:
         self.processors = tuple(Processor(source.contract, source.files) for source in sources)
 
     def example(self, source: int, frame: int) -> Example:
-        """Return what the robot showed at a frame and what it did from there on, in robot units."""
-        dataset, horizon = self.sources[source].dataset, self.sources[source].contract.horizon
-        actions, valid = action_windows(dataset, np.array([frame]), horizon)
-        observation = Observation(
-            images=self.sources[source].frames.at(frame),
-            state=dataset.states[frame],
-            instruction=dataset.task_of_frame(frame),
-        )
-        return Example(observation=observation, actions=actions[0], valid=valid[0])
+        """Return what the robot showed at a frame and what it did from there on, in robot units.
+
+        DatasetError if a picture cannot be had.
+        """
+        (pictures,) = self.sources[source].frames.read([frame])
+        return self._example(source, frame, pictures)
 
     def prepare(self, sources: Int64[np.ndarray, "batch"], frames: Int64[np.ndarray, "batch"]) -> Prepared:
         """Return some samples in model units; instead of a damaged one, the next whole one of its dataset."""
+        pictures: dict[int, Instant | DatasetError] = {}
+        for source in np.unique(sources).tolist():
+            rows = np.flatnonzero(sources == source)
+            pictures |= zip(
+                rows.tolist(), self.sources[source].frames.read(frames[rows].tolist()), strict=True
+            )
         encoded, damaged = [], []
-        for source, frame in zip(sources.tolist(), frames.tolist(), strict=True):
-            example, faults = self._next_whole(source, frame)
+        for row, (source, frame) in enumerate(zip(sources.tolist(), frames.tolist(), strict=True)):
+            example, faults = self._next_whole(source, frame, pictures[row])
             damaged += faults
             encoded.append(self.processors[source].encode_example(example))
         return Prepared(batch=collate(encoded, HOST), damaged=tuple(damaged))
 
-    def _next_whole(self, source: int, frame: int) -> tuple[Example, list[DatasetError]]:
+    def _example(self, source: int, frame: int, pictures: Instant | DatasetError) -> Example:
+        if isinstance(pictures, DatasetError):
+            raise pictures
+        dataset, horizon = self.sources[source].dataset, self.sources[source].contract.horizon
+        actions, valid = action_windows(dataset, np.array([frame]), horizon)
+        observation = Observation(
+            images=pictures, state=dataset.states[frame], instruction=dataset.task_of_frame(frame)
+        )
+        return Example(observation=observation, actions=actions[0], valid=valid[0])
+
+    def _next_whole(
+        self, source: int, frame: int, pictures: Instant | DatasetError
+    ) -> tuple[Example, list[DatasetError]]:
         faults: list[DatasetError] = []
         known = self.frames[source]
         place = int(np.searchsorted(known, frame))
-        for later in range(SUBSTITUTES):
-            try:
-                return self.example(source, int(known[(place + later) % len(known)])), faults
-            except DatasetError as error:
-                faults.append(error)
-        raise faults[0]
+        while isinstance(pictures, DatasetError):
+            faults.append(pictures)
+            if len(faults) == SUBSTITUTES:
+                raise faults[0]
+            frame = int(known[(place + len(faults)) % len(known)])
+            (pictures,) = self.sources[source].frames.read([frame])
+        return self._example(source, frame, pictures), faults
 
 
 def batches(

@@ -100,6 +100,7 @@ def collect(config: CollectConfig, folder: Path, *, num_workers: int) -> int:
         for future in as_completed(futures):
             progress.advance(future.result())
     merge_shards(partial, folder, robot_layout(METAWORLD), {"collect.json": to_data(config)})
+    (folder / "collect.json").unlink()
     return config.num_episodes - len(done)
 
 

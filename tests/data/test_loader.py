@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pizero.data.faults import DatasetError
-from pizero.data.frames import DecodedFrames, VideoFrames, open_frames
+from pizero.data.frames import DecodedFrames, Instant, VideoFrames, open_frames
 from pizero.data.lerobot import LeRobotDataset
 from pizero.data.loader import Prepared, Samples, Source, batches
 from pizero.data.sampler import LEAST_CYCLE, Sampler, mixture_shares
@@ -177,7 +177,7 @@ def test_pictures_are_the_same_wherever_they_come_from(dataset: LeRobotDataset, 
     assert isinstance(open_frames(dataset, ("top",)), DecodedFrames)
     assert len(list((tmp_path / "cache").iterdir())) == 1
     for frame in (dataset.num_frames - 1, 0, 7, 3):
-        pictures = [store.at(frame)["top"] for store in stores]
+        pictures = [store.read([1, frame])[1]["top"] for store in stores]  # type: ignore[index]
         for picture in pictures[1:]:
             np.testing.assert_array_equal(picture, pictures[0])
     with pytest.raises(ValueError, match="give --frame-cache FOLDER"):
@@ -189,10 +189,13 @@ class Damaged(VideoFrames):
 
     bad: tuple[int, ...] = (3, 4, 9)
 
-    def at(self, frame: int) -> dict[str, np.ndarray]:
-        if frame in self.bad:
-            raise DatasetError("video-damaged", Path("a.mp4"), f"frame {frame} cannot be decoded")
-        return super().at(frame)
+    def read(self, frames: Sequence[int]) -> list[Instant | DatasetError]:
+        whole = super().read(frames)
+        for row, frame in enumerate(frames):
+            if frame in self.bad:
+                message = f"frame {frame} cannot be decoded"
+                whole[row] = DatasetError("video-damaged", Path("a.mp4"), message)
+        return whole
 
 
 def test_damaged_samples_are_replaced_within_their_budget(dataset: LeRobotDataset) -> None:
