@@ -28,8 +28,13 @@ class _Encoder:
     options: dict[str, str]
 
 
+X264 = "mbtree=0"
+"""With its macroblock tree, x264 now and then writes other bytes for the same frames (docs/log.md)."""
+
 ENCODERS = {
-    "h264": _Encoder(name="libx264", smallest=2, options={"preset": "veryfast", "bf": "0"}),
+    "h264": _Encoder(
+        name="libx264", smallest=2, options={"preset": "veryfast", "bf": "0", "x264-params": X264}
+    ),
     "av1": _Encoder(name="libsvtav1", smallest=64, options={"preset": "12", "svtav1-params": "lp=1"}),
 }
 
@@ -48,10 +53,7 @@ def encode_video(
     quality: int = 18,
     codec: Codec = "h264",
 ) -> None:
-    """Write frames as an mp4 with a key frame every second frame; the same frames give the same bytes.
-
-    So they did with sides from 64 pixels on; of smaller pictures x264 was seen to encode one in thousands
-    differently, and of some sizes (16×24) every fourth. The decoded pictures are as good.
+    """Write frames as an mp4 with a key frame every second frame; the same frames always give the same bytes.
 
     `quality` is the constant rate factor of x264 or SVT-AV1: 18 is near to lossless for the eye, higher is
     smaller. ValueError if a side is odd, too small for the codec, or a frame is not like the first.
