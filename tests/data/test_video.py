@@ -42,6 +42,17 @@ def test_equal_frames_give_equal_bytes(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.partial*"))
 
 
+def test_what_else_is_in_memory_changes_no_byte(tmp_path: Path) -> None:
+    """With x264's macroblock tree, every fourth of these had other bytes."""
+    rng, found = np.random.default_rng(0), set()
+    for _ in range(60):
+        others = [np.full(size, 7, np.uint8) for size in rng.integers(64, 60_000, 200)]
+        del others
+        encode_video(tmp_path / "a.mp4", np.full((5, 16, 24, 3), 3, np.uint8), fps=FPS)
+        found.add((tmp_path / "a.mp4").read_bytes())
+    assert len(found) == 1
+
+
 def test_joining_keeps_every_frame_and_its_time(tmp_path: Path) -> None:
     lengths = [7, 1, 12, 5]
     starts = np.cumsum([0, *lengths])
