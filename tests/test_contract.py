@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 
 from pizero.contract import Contract, FieldStatistics, Statistics
+from pizero.records import read_record, write_record
 from pizero.robots import NAVIGATION2D, Camera, Dimension, Embodiment
 from tests.examples import contract, contracts
 
@@ -78,3 +80,33 @@ def test_statistics_of_other_displacements_are_refused() -> None:
     with pytest.raises(ValueError, match=r"displacements over 4 actions, expected 3: .*`pizero stats`"):
         replace(contract(), statistics=statistics)
     assert replace(contract(), statistics=replace(statistics, horizon=3)).horizon == 3
+
+
+def test_quantiles_that_are_not_there_are_never_made_up() -> None:
+    """A checkpoint's mode stands in its contract: z-score statistics cannot serve a quantile policy."""
+    whole = contract().statistics
+    bare = replace(whole, actions=replace(whole.actions, q01=(), q99=()))
+    replace(contract(), statistics=bare, normalization="zscore")
+    with pytest.raises(
+        ValueError, match=r"quantile normalisation of the actions .* needs q01 and q99 of \d+"
+    ):
+        replace(contract(), statistics=bare, normalization="quantile")
+
+
+def test_statistics_of_another_size_or_convention_are_refused() -> None:
+    whole = contract().statistics
+    short = replace(whole, state=replace(whole.state, mean=whole.state.mean[1:]))
+    with pytest.raises(ValueError, match=r"zscore normalisation of the state .* needs mean and std of"):
+        replace(contract(), statistics=short, normalization="zscore")
+    with pytest.raises(ValueError, match="numbers in the convention 'aloha', expected 'native'"):
+        replace(contract(), statistics=replace(whole, convention="aloha"))
+
+
+def test_a_statistics_file_without_a_key_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "statistics.json"
+    write_record(path, contract().statistics)
+    written = json.loads(path.read_text())
+    del written["state"]["std"]
+    path.write_text(json.dumps(written))
+    with pytest.raises(ValueError, match="missing field 'std'"):
+        read_record(Statistics, path)

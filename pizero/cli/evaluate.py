@@ -11,10 +11,8 @@ from rich.table import Table
 from pizero.cli.options import Json, say
 from pizero.envs.evaluate import EvaluateConfig
 from pizero.envs.evaluate import evaluate as evaluate_policy
-from pizero.envs.simulators import find_simulator
 from pizero.envs.workers import default_workers
 from pizero.results import summarize
-from pizero.weights.folder import read_policy
 
 
 def evaluate(
@@ -50,7 +48,7 @@ def evaluate(
         as_json: Print the summary as JSON.
     """
     config = EvaluateConfig(
-        tasks=tasks or find_simulator(read_policy(policy).contract).default_tasks,
+        tasks=tasks,
         episodes_per_task=episodes_per_task,
         num_executed=num_executed,
         max_steps=max_steps,

@@ -90,12 +90,12 @@ def stats(
                 f"{title} dimension {dimensions[index].name!r} hardly moves (q99 - q01 is {spread:.2g}): "
                 f"normalisation will take {field.floor[index]:.2g} instead"
             )
-        for index in np.flatnonzero(reach(field, config.normalization) > FAR).tolist():
-            far = reach(field, config.normalization)[index]
-            say(
-                f"{title} dimension {dimensions[index].name!r} reaches {far:.0f} when it is normalised "
-                f"({config.normalization}): an outlier? `pizero doctor` looks for them"
-            )
+        for dimension, far in zip(dimensions, reach(field, config.normalization).tolist(), strict=True):
+            if far > FAR:
+                say(
+                    f"{title} dimension {dimension.name!r} reaches {far:.0f} when it is normalised "
+                    f"({config.normalization}): an outlier? `pizero doctor` looks for them"
+                )
     say(
         f"{target}: {statistics.state.count} frames",
         next_command=f"pizero train --dataset {' '.join(map(str, dataset))} --statistics {target}",

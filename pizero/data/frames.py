@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 from pizero.data.faults import DatasetError
 from pizero.data.lerobot import LeRobotDataset
-from pizero.data.lerobot_pictures import PictureReader
+from pizero.data.lerobot_pictures import MAX_OPEN_VIDEOS, PictureReader
 from pizero.progress import counting
 from pizero.records import fingerprint
 
@@ -93,7 +93,10 @@ class VideoFrames:
         """Return the pictures of some instants; where one cannot be had, the error that says why."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(max(len(self.cameras), 1))
-            self._readers = {camera: PictureReader(self.dataset.metadata) for camera in self.cameras}
+            each = max(MAX_OPEN_VIDEOS // max(len(self.cameras), 1), 1)
+            self._readers = {
+                camera: PictureReader(self.dataset.metadata, max_open=each) for camera in self.cameras
+            }
         found = list(self._threads.map(lambda camera: self._of_camera(camera, frames), self.cameras))
         instants: list[Instant | DatasetError] = []
         for pictures in zip(*found, strict=True):

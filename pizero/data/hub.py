@@ -17,13 +17,14 @@ def open_dataset(name: str | Path) -> LeRobotDataset:
 
 
 def find_dataset(name: str | Path) -> Path:
-    """Return the folder of a dataset; only `owner/name`, where no such folder is, reaches out to the hub.
+    """Return the folder of a dataset; only `owner/name`, where there is neither, reaches out to the hub.
 
-    Without a revision the newest state is taken. Downloads go on where they stopped, and lie in the hub's own
-    cache. ModuleNotFoundError names the extra that downloads; ValueError if the hub cannot give the dataset.
+    Where there is a folder `owner`, the name is a slip of the pen and no repository. Without a revision the
+    newest state is taken. Downloads go on where they stopped, and lie in the hub's own cache.
+    ModuleNotFoundError names the extra that downloads; ValueError if the hub cannot give the dataset.
     """
     folder = Path(name)
-    if folder.exists() or not REPOSITORY.fullmatch(folder.as_posix()):
+    if folder.exists() or folder.parent.is_dir() or not REPOSITORY.fullmatch(folder.as_posix()):
         return folder
     try:
         from huggingface_hub import snapshot_download

@@ -20,6 +20,7 @@ from pizero.data.lerobot_features import Feature, camera_of
 from pizero.data.lerobot_metadata import COPY_AGAIN, EpisodeInfo, Metadata
 from pizero.data.video import OpenVideo
 
+Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 MAX_OPEN_VIDEOS = 256
@@ -31,8 +32,8 @@ MAX_ROW_GROUPS = 8
 class PictureReader:
     """Reads any picture of a dataset; each process that uses it opens files of its own."""
 
-    def __init__(self, metadata: Metadata) -> None:
-        self.metadata = metadata
+    def __init__(self, metadata: Metadata, *, max_open: int = MAX_OPEN_VIDEOS) -> None:
+        self.metadata, self.max_open = metadata, max_open
         self.features: dict[str, tuple[str, Feature]] = {
             camera_of(key): (key, feature) for key, feature in metadata.features.items() if feature.is_picture
         }
@@ -40,7 +41,7 @@ class PictureReader:
         self._forget()
 
     def __getstate__(self) -> dict[str, object]:
-        kept = ("metadata", "features", "first_frames")
+        kept = ("metadata", "max_open", "features", "first_frames")
         return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -58,7 +59,7 @@ class PictureReader:
             return np.stack([self._embedded(key, episode, step) for step in steps])
         path, begins = episode.videos[camera]
         fps = float(self.metadata.info["fps"])
-        video = _kept(self._videos, path, lambda: OpenVideo(path), MAX_OPEN_VIDEOS)
+        video = _kept(self._videos, path, lambda: OpenVideo(path), self.max_open)
         return video.read([begins + step / fps for step in steps])
 
     def _forget(self) -> None:
@@ -70,7 +71,7 @@ class PictureReader:
     def _embedded(self, key: str, episode: EpisodeInfo, step: int) -> np.ndarray:
         path = episode.data
         try:
-            file, ends = _kept(self._files, path, lambda: _open_file(path), MAX_OPEN_VIDEOS)
+            file, ends = _kept(self._files, path, lambda: _open_file(path), self.max_open)
             row = episode.start + step - self.first_frames[path]
             group = int(np.searchsorted(ends, row, side="right"))
             column = _kept(
@@ -96,9 +97,7 @@ class PictureReader:
             ) from None
 
 
-def _kept(
-    cache: OrderedDict[object, Value] | OrderedDict, key: object, make: Callable[[], Value], size: int
-) -> Value:
+def _kept(cache: OrderedDict[Key, Value], key: Key, make: Callable[[], Value], size: int) -> Value:
     """Return what is kept under a key, made if it is not there; the one that was used longest ago goes."""
     if key not in cache:
         while len(cache) >= size:

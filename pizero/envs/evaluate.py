@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Sequence
 from concurrent.futures import as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pizero.contract import Contract
@@ -28,13 +28,13 @@ EPISODES_PER_JOB = 5
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """What to run: each task on `episodes_per_task` scenes that no demonstration shows.
+    """What to run: each task, or the robot's usual ones, on scenes that no demonstration shows.
 
     Of each chunk `num_executed` actions are executed before the policy looks again. An episode ends when the
     task is solved, or after `max_steps` control steps. `num_videos` episodes of each task are filmed.
     """
 
-    tasks: tuple[str, ...]
+    tasks: tuple[str, ...] = ()
     episodes_per_task: int = 20
     num_executed: int = 5
     max_steps: int = 125
@@ -46,8 +46,8 @@ class EvaluateConfig:
         for task in self.tasks:
             if task not in known:
                 raise ValueError(f"unknown task {task!r}: {nearest(task, known)}")
-        if self.episodes_per_task < 1 or self.max_steps < 1 or not self.tasks:
-            raise ValueError("expected at least one task, one episode a task and one step an episode")
+        if self.episodes_per_task < 1 or self.max_steps < 1:
+            raise ValueError("expected at least one episode a task and one step an episode")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,9 @@ def evaluate(
     Filmed episodes are written to `folder/videos`. The result does not depend on the number of workers.
     ValueError if the folder belongs to another policy or config.
     """
-    check_policy(Policy.load(policy_folder).contract, config)
+    contract = Policy.load(policy_folder).contract
+    config = replace(config, tasks=config.tasks or find_simulator(contract).default_tasks)
+    check_policy(contract, config)
     _claim(folder, EvaluationRun(config=config, policy_sha256=sha256_of(policy_folder / MANIFEST)))
     log = folder / "episodes.jsonl"
     results = read_results(log)

@@ -33,6 +33,16 @@ def test_a_folder_of_that_name_is_taken(
     assert asked == []
 
 
+def test_a_misspelt_folder_is_no_repository(
+    tmp_path: Path, asked: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="runs/dmeo is not a LeRobot dataset"):
+        open_dataset("runs/dmeo")
+    assert asked == []
+
+
 @pytest.mark.parametrize("name", ["data", "/data/set", "../owner/name", "a/b/c", "owner/na me"])
 def test_other_names_never_reach_out(name: str, asked: list[tuple[Any, ...]]) -> None:
     assert find_dataset(name) == Path(name)

@@ -9,7 +9,6 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from pizero.weights.folder import read_policy, write_policy
 from tests.fixtures.explain.make_policy import FOLDER
 from tests.fixtures.explain.quick import quick
 from tests.fixtures.explain.world import ROBOT, demonstration, write
+from tests.pages import PageChecker
 
 NUM_EPISODES = 16
 
@@ -72,28 +72,8 @@ def other_robot(tmp_path_factory: pytest.TempPathFactory) -> Path:
 STATISTICS = ("mean", "std", "minimum", "maximum", "q01", "q99", "floor")
 
 
-class Checker(HTMLParser):
-    """Collects text and addresses, and checks that tags are closed in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.text, self.sources = "", []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "img", "br"):
-            self.open.append(tag)
-        self.sources += [value for name, value in attrs if name in ("src", "href") and value]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def read_page(path: Path) -> Checker:
-    checker = Checker()
+def read_page(path: Path) -> PageChecker:
+    checker = PageChecker()
     checker.feed(path.read_text(encoding="utf-8"))
     assert checker.open == []
     return checker

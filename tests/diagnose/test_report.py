@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from pizero.diagnose.stages import add_stage, read_stages
 from pizero.models.pi0 import Pi0
 from pizero.policy.policy import Policy
 from pizero.results import EpisodeResult, summarize, wilson_interval
+from tests.pages import PageChecker
 from tests.small import demonstrate, small_config, small_contract, small_train
 
 
@@ -45,28 +45,8 @@ def add_evaluation(run: Path) -> None:
     encode_video(run / "evaluation" / "videos" / "red-000.mp4", frames, fps=10)
 
 
-class Checker(HTMLParser):
-    """Collects the text and the addresses of a page, and checks that tags are closed in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.text, self.sources = "", []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in ("meta", "img", "br"):
-            self.open.append(tag)
-        self.sources += [value for name, value in attrs if name == "src" and value]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def read_page(run: Path) -> Checker:
-    checker = Checker()
+def read_page(run: Path) -> PageChecker:
+    checker = PageChecker()
     checker.feed((run / "report.html").read_text())
     assert checker.open == []
     return checker

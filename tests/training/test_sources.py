@@ -136,3 +136,22 @@ def test_statistics_of_another_form_are_refused(dataset: LeRobotDataset, tmp_pat
         ValueError, match=r"action form 'displacement', expected 'recorded'; absolute dimensions"
     ):
         open_sources(other, [dataset], tokenizers=tmp_path, statistics=path)
+
+
+def test_dimensions_in_another_order_are_another_robot(dataset: LeRobotDataset, tmp_path: Path) -> None:
+    turned = replace(NAVIGATION2D, name="turned", state=NAVIGATION2D.state[::-1])
+    write_record(tmp_path / "turned.json", turned)
+    config = replace(small_config(num_steps=1), embodiments=(str(tmp_path / "turned.json"),))
+    with pytest.raises(ValueError, match=r"expected states \('y', 'x'\), found \('x', 'y'\)"):
+        open_sources(config, [dataset], tokenizers=tmp_path)
+
+
+def test_a_run_does_not_go_on_under_another_normalisation(dataset: LeRobotDataset, tmp_path: Path) -> None:
+    config = small_config(num_steps=1)
+    sources = open_sources(config, [dataset], tokenizers=tmp_path / "t")
+    train(config, sources, tmp_path / "run")
+    other = replace(config, normalization="quantile")
+    with pytest.raises(
+        ValueError, match=r"another config .*normalization: 'quantile' ≠ 'zscore'.*Nothing was"
+    ):
+        train(other, open_sources(other, [dataset], tokenizers=tmp_path / "t"), tmp_path / "run")
