@@ -152,6 +152,6 @@ def test_a_run_does_not_go_on_under_another_normalisation(dataset: LeRobotDatase
     train(config, sources, tmp_path / "run")
     other = replace(config, normalization="quantile")
     with pytest.raises(
-        ValueError, match=r"another config .*normalization: 'quantile' ≠ 'zscore'.*Nothing was"
+        ValueError, match=r"another config .*normalization: 'quantile' ≠ 'zscore'"
     ):
         train(other, open_sources(other, [dataset], tokenizers=tmp_path / "t"), tmp_path / "run")
