@@ -26,6 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import numpy as np
 import torch
 
+from pizero.models.base import ActionModel
 from pizero.models.build import ModelConfig, skeleton
 from pizero.models.pi0 import PI0
 from pizero.models.pi05 import PI05
@@ -114,7 +115,7 @@ def compare(folder: Path, _model: str) -> dict[str, float]:
     return {"tensors": float(len(one.infos)), "different_tensors": float(len(different))}
 
 
-def actions_of(network: torch.nn.Module, config: ModelConfig) -> np.ndarray:
+def actions_of(network: ActionModel, config: ModelConfig) -> np.ndarray:
     """Return the actions for one fixed observation and noise."""
     generator = torch.Generator().manual_seed(1)
     valid = torch.arange(48)[None] < 20
@@ -163,7 +164,7 @@ def step(name: str, folder: Path, model: str) -> None:
 
 def main() -> None:
     """Make every step in a process of its own, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="The full-size models on this machine: time and memory.")
     parser.add_argument("--folder", type=Path, default=Path("runs/full_size"))
     parser.add_argument("--model", choices=sorted(MODELS), default="pi0")
     parser.add_argument("--keep", action="store_true", help="keep the folder with its 20 GB")

@@ -16,7 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pizero.data.lerobot_features import ACTION, COUNTERS, STATE, arrow_schema, features_json, robot_layout
+from pizero.data.lerobot_features import (
+    ACTION,
+    COUNTERS,
+    STATE,
+    WrittenVersion,
+    arrow_schema,
+    features_json,
+    robot_layout,
+)
 from pizero.robots import ALOHA
 
 EPISODE_FRAMES = 400
@@ -30,11 +38,11 @@ V2_VIDEO = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:
 LAYOUT = robot_layout(ALOHA)
 
 
-def make(folder: Path, layout: str, num_frames: int) -> None:
+def make(folder: Path, layout: WrittenVersion, num_frames: int) -> None:
     """Write a dataset of random walks, and beside it what is known of its statistics."""
     num_episodes = num_frames // EPISODE_FRAMES
     write_metadata(folder, layout, num_episodes, EPISODE_FRAMES)
-    schema = arrow_schema({**LAYOUT.columns, **COUNTERS})
+    schema = arrow_schema(LAYOUT.columns | COUNTERS, layout)
     truth = Truth()
     for first in range(0, num_episodes, EPISODES_PER_FILE):
         count = min(EPISODES_PER_FILE, num_episodes - first)
@@ -84,14 +92,14 @@ def columns(schema: pa.Schema, first: int, states: np.ndarray, actions: np.ndarr
             yield pa.array(found.astype(entry.type.to_pandas_dtype()))
 
 
-def data_path(layout: str, episode: int) -> str:
+def data_path(layout: WrittenVersion, episode: int) -> str:
     """Return the file of an episode's columns."""
     if layout == "v2.1":
         return V2_DATA.format(episode_chunk=episode // 1000, episode_index=episode)
     return V3_DATA.format(chunk_index=0, file_index=episode // EPISODES_PER_FILE)
 
 
-def video_paths(layout: str, num_episodes: int) -> Iterator[str]:
+def video_paths(layout: WrittenVersion, num_episodes: int) -> Iterator[str]:
     """Yield every video file of a dataset; in v3.0 all episodes of a file of columns share one."""
     for key in LAYOUT.videos:
         if layout == "v2.1":
@@ -140,7 +148,7 @@ class Truth:
         }
 
 
-def write_metadata(folder: Path, layout: str, num_episodes: int, length: int) -> None:
+def write_metadata(folder: Path, layout: WrittenVersion, num_episodes: int, length: int) -> None:
     """Write `meta/` of a dataset whose episodes are all alike, and files in the places of its videos."""
     (folder / "meta").mkdir(parents=True)
     info: dict[str, Any] = {

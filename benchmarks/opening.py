@@ -25,13 +25,14 @@ from typing import Any
 
 from benchmarks.large_dataset import data_path, link_all, write_metadata
 from pizero.data.lerobot import LeRobotDataset
+from pizero.data.lerobot_features import WrittenVersion
 
 LENGTH = 20
 MEBIBYTE = 2**20
 OPENED = re.compile(r'open(?:at2?)?\((?:[^"]*, )?"([^"]*)", ([^)]*)\)')
 
 
-def make(folder: Path, layout: str, num_episodes: int) -> None:
+def make(folder: Path, layout: WrittenVersion, num_episodes: int) -> None:
     """Write the metadata of a dataset, and files in the places of its columns and videos."""
     write_metadata(folder, layout, num_episodes, LENGTH)
     paths = dict.fromkeys(data_path(layout, index) for index in range(num_episodes))

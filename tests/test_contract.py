@@ -87,9 +87,7 @@ def test_quantiles_that_are_not_there_are_never_made_up() -> None:
     whole = contract().statistics
     bare = replace(whole, actions=replace(whole.actions, q01=(), q99=()))
     replace(contract(), statistics=bare, normalization="zscore")
-    with pytest.raises(
-        ValueError, match=r"quantile normalisation of the actions .* needs q01 and q99"
-    ):
+    with pytest.raises(ValueError, match=r"quantile normalisation of the actions .* needs q01 and q99"):
         replace(contract(), statistics=bare, normalization="quantile")
 
 

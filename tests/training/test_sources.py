@@ -151,7 +151,5 @@ def test_a_run_does_not_go_on_under_another_normalisation(dataset: LeRobotDatase
     sources = open_sources(config, [dataset], tokenizers=tmp_path / "t")
     train(config, sources, tmp_path / "run")
     other = replace(config, normalization="quantile")
-    with pytest.raises(
-        ValueError, match=r"another config .*normalization: 'quantile' ≠ 'zscore'"
-    ):
+    with pytest.raises(ValueError, match=r"another config .*normalization: 'quantile' ≠ 'zscore'"):
         train(other, open_sources(other, [dataset], tokenizers=tmp_path / "t"), tmp_path / "run")
