@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pizero.contract import Contract, FieldStatistics, Statistics
 from pizero.generative.flow import BetaTime, FlowMatching
-from pizero.models.pi0 import Pi0Config
+from pizero.models.pi0 import Pi0, Pi0Config
 from pizero.nn.gemma import GemmaConfig
 from pizero.nn.paligemma import PaliGemmaConfig
 from pizero.nn.siglip import SigLIPConfig
@@ -241,3 +241,10 @@ def train_configs(draw: st.DrawFn) -> TrainConfig:
             num_steps=draw(sizes),
             seed=draw(st.integers(0, 2**63)),
         )
+
+
+def flow_loss(model: Pi0, inputs: Inputs, actions: torch.Tensor, *, seed: int) -> torch.Tensor:
+    """Return the loss of each action step under noise and times of a seed."""
+    draws = model.draw(len(actions), torch.Generator().manual_seed(seed))
+    every = torch.ones(actions.shape[:2], dtype=torch.bool)
+    return model.losses(inputs, actions, every, draws=draws)["flow"].values

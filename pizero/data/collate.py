@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -10,52 +12,39 @@ from torch import Tensor
 
 from pizero.types import Batch, Inputs, Tokens
 
+Record = TypeVar("Record", Batch, Inputs, Tokens)
+
 
 def collate_inputs(samples: Sequence[Inputs], device: torch.device) -> Inputs:
     """Stack unbatched numpy inputs along a new first axis."""
-
-    def stack(get: Callable[[Inputs], np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack([get(sample) for sample in samples])).to(device)
-
-    return Inputs(
-        images=stack(lambda sample: sample.images),
-        camera_valid=stack(lambda sample: sample.camera_valid),
-        state=stack(lambda sample: sample.state),
-        tokens=Tokens(
-            ids=stack(lambda sample: sample.tokens.ids),
-            valid=stack(lambda sample: sample.tokens.valid),
-            causal=stack(lambda sample: sample.tokens.causal),
-            target=stack(lambda sample: sample.tokens.target),
-        ),
-    )
+    return _combined(lambda *arrays: torch.from_numpy(np.stack(arrays)).to(device), *samples)
 
 
 def collate(samples: Sequence[Batch], device: torch.device) -> Batch:
     """Stack unbatched numpy samples along a new first axis."""
-    return Batch(
-        inputs=collate_inputs([sample.inputs for sample in samples], device),
-        actions=torch.from_numpy(np.stack([sample.actions for sample in samples])).to(device),
-        valid=torch.from_numpy(np.stack([sample.valid for sample in samples])).to(device),
-        real=torch.from_numpy(np.stack([sample.real for sample in samples])).to(device),
-    )
+    return _combined(lambda *arrays: torch.from_numpy(np.stack(arrays)).to(device), *samples)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Return a batch whose tensors are on a device."""
-    inputs, tokens = batch.inputs, batch.inputs.tokens
-    return Batch(
-        inputs=Inputs(
-            images=inputs.images.to(device),
-            camera_valid=inputs.camera_valid.to(device),
-            state=inputs.state.to(device),
-            tokens=Tokens(
-                ids=tokens.ids.to(device),
-                valid=tokens.valid.to(device),
-                causal=tokens.causal.to(device),
-                target=tokens.target.to(device),
-            ),
-        ),
-        actions=batch.actions.to(device),
-        valid=batch.valid.to(device),
-        real=batch.real.to(device),
-    )
+    """Return a batch whose tensors are on a device; from pinned memory, without waiting for the copy."""
+    return _combined(lambda tensor: tensor.to(device, non_blocking=True), batch)
+
+
+def pinned(batch: Batch) -> Batch:
+    """Return a batch in memory that a GPU reads by itself."""
+    return _combined(Tensor.pin_memory, batch)
+
+
+def rows_of(batch: Batch, rows: slice) -> Batch:
+    """Return some samples of a batch."""
+    return _combined(lambda tensor: tensor[rows], batch)
+
+
+def _combined(combine: Callable[..., Tensor], *records: Record) -> Record:
+    """Return a record whose arrays are made of those at the same place of all `records`."""
+
+    def field(name: str) -> Any:
+        values = [getattr(record, name) for record in records]
+        return _combined(combine, *values) if dataclasses.is_dataclass(values[0]) else combine(*values)
+
+    return type(records[0])(**{each.name: field(each.name) for each in dataclasses.fields(records[0])})

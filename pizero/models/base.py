@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
@@ -15,11 +16,37 @@ from pizero.types import Inputs
 Context = TypeVar("Context")
 
 
+@dataclass(frozen=True)
+class Draws:
+    """What chance decides in a training step: pairs of noise and flow time, so many for each observation.
+
+    They are drawn for a whole batch, of which processes and micro-batches take their rows; so the same step
+    sees the same noise however it is divided.
+    """
+
+    noise: Float[Tensor, "batch draw horizon action_dim"]
+    time: Float[Tensor, "batch draw"]
+
+    def rows(self, rows: slice) -> Draws:
+        """Return the draws of some observations."""
+        return Draws(noise=self.noise[rows], time=self.time[rows])
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One term of a training loss: the mean of its values over those that are counted, times its weight."""
+
+    values: Float[Tensor, "batch *step"]
+    counted: Bool[Tensor, "batch *step"]
+    weight: float = 1.0
+
+
 class ActionModel(nn.Module, ABC):
     """A distribution over action chunks, in model units, given what a robot shows."""
 
     horizon: int
     action_dim: int
+    num_draws: int
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -27,15 +54,23 @@ class ActionModel(nn.Module, ABC):
         return (self.horizon, self.action_dim)
 
     @abstractmethod
-    def loss(
+    def draw(self, num_rows: int, generator: torch.Generator) -> Draws:
+        """Return what chance decides in a training step over `num_rows` observations."""
+
+    @abstractmethod
+    def losses(
         self,
         inputs: Inputs,
         actions: Float[Tensor, "batch horizon action_dim"],
+        valid: Bool[Tensor, "batch horizon"],
         *,
-        generator: torch.Generator,
+        draws: Draws,
         real: Bool[Tensor, "batch action_dim"] | None = None,
-    ) -> Float[Tensor, "batch horizon"]:
-        """Return the training loss of each action step, of `real` dimensions alone if they are given."""
+    ) -> dict[str, Loss]:
+        """Return the terms of the training loss, by name; only `valid` steps of a chunk are targets.
+
+        With `real`, only those action dimensions are.
+        """
 
     @abstractmethod
     def sample(
@@ -47,12 +82,11 @@ class ActionModel(nn.Module, ABC):
 class DenoisingModel(ActionModel, Generic[Context]):
     """A model that looks once and denoises many times; loss and sampling are written here for all of them.
 
-    `num_draws` (noise, time) pairs are drawn per observation in `loss`: the observation is encoded once and
-    its gradient is the mean over the draws, which is far cheaper than as many observations.
+    `num_draws` (noise, time) pairs are drawn per observation: the observation is encoded once and its
+    gradient is the mean over the draws, which is far cheaper than as many observations.
     """
 
     process: FlowMatching
-    num_draws: int
 
     @abstractmethod
     def observe(self, inputs: Inputs) -> Context:
@@ -68,23 +102,43 @@ class DenoisingModel(ActionModel, Generic[Context]):
     def repeat(self, context: Context, times: int) -> Context:
         """Return each row of a context `times` times in a row."""
 
-    def loss(
+    def draw(self, num_rows: int, generator: torch.Generator) -> Draws:
+        """Return `num_draws` pairs of noise and time for each of `num_rows` observations."""
+        shape = (num_rows, self.num_draws, self.horizon, self.action_dim)
+        noise = torch.randn(shape, generator=generator, device=generator.device)
+        time = self.process.time.sample(num_rows * self.num_draws, generator)
+        return Draws(noise=noise, time=time.unflatten(0, shape[:2]))
+
+    def losses(
         self,
         inputs: Inputs,
         actions: Float[Tensor, "batch horizon action_dim"],
+        valid: Bool[Tensor, "batch horizon"],
         *,
-        generator: torch.Generator,
+        draws: Draws,
+        real: Bool[Tensor, "batch action_dim"] | None = None,
+    ) -> dict[str, Loss]:
+        """Return the squared error of the prediction at each valid step."""
+        context = self.observe(inputs)
+        return {"flow": Loss(values=self.flow_loss(context, actions, draws, real), counted=valid)}
+
+    def flow_loss(
+        self,
+        context: Context,
+        actions: Float[Tensor, "batch horizon action_dim"],
+        draws: Draws,
         real: Bool[Tensor, "batch action_dim"] | None = None,
     ) -> Float[Tensor, "batch horizon"]:
         """Return the squared error of the prediction, averaged over draws and (real) action dimensions."""
-        repeated = actions.repeat_interleave(self.num_draws, dim=0)
-        noise = torch.randn(repeated.shape, generator=generator, device=generator.device)
-        time = self.process.time.sample(repeated.shape[0], generator)
-        context = self.repeat(self.observe(inputs), self.num_draws)
-        if real is not None:
-            real = real.repeat_interleave(self.num_draws, dim=0)
-        error = self.prediction_error(context, repeated, noise=noise, time=time, real=real)
-        return error.unflatten(0, (-1, self.num_draws)).mean(dim=1)
+        number = draws.time.shape[1]
+        error = self.prediction_error(
+            self.repeat(context, number),
+            actions.repeat_interleave(number, dim=0),
+            noise=draws.noise.flatten(0, 1),
+            time=draws.time.flatten(),
+            real=None if real is None else real.repeat_interleave(number, dim=0),
+        )
+        return error.unflatten(0, (-1, number)).mean(dim=1)
 
     def prediction_error(
         self,

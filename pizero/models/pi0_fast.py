@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pizero.models.base import ActionModel
+from pizero.models.base import ActionModel, Draws, Loss
 from pizero.models.pi0 import PALIGEMMA_3B
 from pizero.nn.paligemma import PaliGemma, PaliGemmaConfig
 from pizero.types import Inputs
@@ -50,7 +50,7 @@ class Pi0FAST(ActionModel):
     def __init__(self, config: Pi0FASTConfig) -> None:
         super().__init__()
         self.config = config
-        self.horizon, self.action_dim = config.horizon, config.action_dim
+        self.horizon, self.action_dim, self.num_draws = config.horizon, config.action_dim, 0
         self.backbone = PaliGemma(config.backbone)
 
     @property
@@ -63,16 +63,25 @@ class Pi0FAST(ActionModel):
         """Return the shape of the noise of one chunk: one number decides one token."""
         return (self.config.max_new_tokens,)
 
-    def loss(
+    def draw(self, num_rows: int, generator: torch.Generator) -> Draws:
+        """Return no draws: nothing in this model's loss is left to chance."""
+        device = generator.device
+        return Draws(
+            noise=torch.zeros((num_rows, 0, self.horizon, self.action_dim), device=device),
+            time=torch.zeros((num_rows, 0), device=device),
+        )
+
+    def losses(
         self,
         inputs: Inputs,
         actions: Float[Tensor, "batch horizon action_dim"],
+        valid: Bool[Tensor, "batch horizon"],
         *,
-        generator: torch.Generator,
+        draws: Draws,
         real: Bool[Tensor, "batch action_dim"] | None = None,
-    ) -> Float[Tensor, "batch horizon"]:
-        """Return each row's token loss, once for each of its action steps; the tokens hold real actions."""
-        return self.token_loss(inputs)[:, None].expand(-1, actions.shape[1])
+    ) -> dict[str, Loss]:
+        """Return the token loss of each row that has any; its tokens hold real actions alone."""
+        return {"tokens": Loss(values=self.token_loss(inputs), counted=inputs.tokens.target.any(dim=1))}
 
     def token_loss(self, inputs: Inputs) -> Float[Tensor, "batch"]:
         """Return the mean cross-entropy of each row's target tokens; 0 for a row without any."""

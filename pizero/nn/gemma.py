@@ -196,6 +196,16 @@ class GemmaLayer(nn.Module):
         normed, gate = normalize(self.feed_forward_norm, hidden, condition)
         return add(hidden, self.feed_forward(normed), gate), new
 
+    def key_values(
+        self,
+        hidden: Float[Tensor, "batch token width"],
+        place: Rotation,
+        condition: Float[Tensor, "batch width"] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the keys and values of these tokens, and compute nothing else."""
+        normed, _ = normalize(self.attention_norm, hidden, condition)
+        return self.attention.key_values(normed, place)
+
 
 class Gemma(nn.Module):
     """A stack of layers that reads embeddings after an optional past, and returns its own keys and values.
@@ -244,8 +254,7 @@ class Gemma(nn.Module):
         hidden, new = self._run(self.config.depth - 1, embeddings, bias, place, past, condition)
         last = self.layers[-1]
         assert isinstance(last, GemmaLayer)
-        normed, _ = normalize(last.attention_norm, hidden, condition)
-        new.append(last.attention.key_values(normed, place))
+        new.append(last.key_values(hidden, place, condition))
         keys, values = zip(*new, strict=True)
         return KeyValues(keys=keys, values=values, valid=valid)
 

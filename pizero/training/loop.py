@@ -85,8 +85,9 @@ def train(
                 group["lr"] = rate
             generator = torch.Generator(device).manual_seed(step_seed(config.seed, step))
             real = batch.real if config.padded_dimensions == "masked" else None
-            losses = model.loss(batch.inputs, batch.actions, generator=generator, real=real)
-            loss = (losses * batch.valid).sum() / batch.valid.sum()
+            draws = model.draw(len(batch.actions), generator)
+            (term,) = model.losses(batch.inputs, batch.actions, batch.valid, draws=draws, real=real).values()
+            loss = (term.values * term.counted).sum() / term.counted.sum()
             optimizer.zero_grad()
             loss.backward()
             norm = clip_gradients(model.parameters(), config.optimizer.clip_norm)

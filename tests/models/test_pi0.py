@@ -10,7 +10,7 @@ import torch
 from pizero.models.build import build
 from pizero.models.pi0 import Pi0
 from pizero.types import Inputs
-from tests.examples import TINY_PI0, tiny_inputs
+from tests.examples import TINY_PI0, flow_loss, tiny_inputs
 
 
 def repeated_rows(inputs: Inputs, times: int) -> Inputs:
@@ -34,17 +34,13 @@ def test_loss_over_draws_equals_the_loss_of_as_many_observations() -> None:
     """Encoding an observation once for three draws gives the loss and gradient of three whole passes."""
     model, inputs = Pi0(replace(TINY_PI0, num_draws=3)), tiny_inputs()
     actions = torch.randn(2, 3, 2)
-    once = model.loss(inputs, actions, generator=torch.Generator().manual_seed(5))
+    once = flow_loss(model, inputs, actions, seed=5)
     once.sum().backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
 
     model.num_draws = 1
-    thrice = model.loss(
-        repeated_rows(inputs, 3),
-        actions.repeat_interleave(3, dim=0),
-        generator=torch.Generator().manual_seed(5),
-    )
+    thrice = flow_loss(model, repeated_rows(inputs, 3), actions.repeat_interleave(3, dim=0), seed=5)
     thrice = thrice.view(2, 3, 3).mean(dim=1)
     thrice.sum().backward()
     torch.testing.assert_close(once, thrice, atol=1e-5, rtol=1e-5)
@@ -61,7 +57,7 @@ def test_loss_is_the_squared_error_of_the_velocity() -> None:
         torch.nn.init.zeros_(parameter)
     actions = torch.tensor([[[0.0, 0.0], [1.0, 1.0], [3.0, -1.0]]])
     with torch.no_grad():
-        loss = model.loss(tiny_inputs(batch=1), actions, generator=torch.Generator().manual_seed(0))
+        loss = flow_loss(model, tiny_inputs(batch=1), actions, seed=0)
     torch.testing.assert_close(loss, torch.tensor([[1.0, 2.0, 6.0]]), atol=0.0, rtol=0.08)
 
 
@@ -75,7 +71,7 @@ def test_seeds_decide_everything() -> None:
 
     def loss(model: torch.nn.Module, seed: int) -> torch.Tensor:
         assert isinstance(model, Pi0)
-        return model.loss(tiny_inputs(), actions, generator=torch.Generator().manual_seed(seed))
+        return flow_loss(model, tiny_inputs(), actions, seed=seed)
 
     assert torch.equal(loss(one, 3), loss(same, 3))
     assert not torch.equal(loss(one, 3), loss(one, 4))

@@ -44,10 +44,15 @@ def test_logits_and_loss(masked_camera: bool) -> None:
     assert distance(model.token_loss(inputs), arrays(JAX)[f"train_loss{suffix}"]) <= TO_TORCH
 
 
-def test_loss_of_each_action_step_is_that_of_its_row() -> None:
+def test_the_training_loss_counts_each_row_that_has_targets() -> None:
     model, inputs = golden_model("pi0_fast"), golden_fast_inputs("train")
-    loss = model.loss(inputs, torch.zeros(2, 6, 10), generator=torch.Generator())
-    assert distance(loss, np.repeat(arrays(JAX)["train_loss"][:, None], 6, axis=1)) <= TO_TORCH
+    target = inputs.tokens.target & torch.tensor([[True], [False]])
+    inputs = replace(inputs, tokens=replace(inputs.tokens, target=target))
+    steps = torch.ones(2, 6, dtype=torch.bool)
+    draws = model.draw(2, torch.Generator())
+    (loss,) = model.losses(inputs, torch.zeros(2, 6, 10), steps, draws=draws).values()
+    assert distance(loss.values[:1], arrays(JAX)["train_loss"][:1]) <= TO_TORCH
+    assert loss.counted.tolist() == [True, False]
 
 
 def test_log_probabilities_of_the_targets() -> None:

@@ -35,7 +35,8 @@ class Run:
     def step(self, number: int) -> None:
         generator = torch.Generator().manual_seed(number)
         actions = torch.randn(2, 3, 2, generator=generator)
-        loss = self.model.loss(tiny_inputs(seed=number), actions, generator=generator).mean()
+        draws = self.model.draw(2, generator)
+        loss = self.model.flow_loss(self.model.observe(tiny_inputs(seed=number)), actions, draws).mean()
         self.optimizer.zero_grad()
         loss.backward()
         clip_gradients(self.model.parameters(), 1.0)
