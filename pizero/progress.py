@@ -14,6 +14,14 @@ PLAIN_INTERVAL = 10.0
 """Seconds between two plain lines."""
 
 
+_silent: list[bool] = []
+
+
+def be_silent() -> None:
+    """Show no progress in this process from now on: another one of the same run shows it."""
+    _silent.append(True)
+
+
 class Counter:
     """Counts finished pieces of one piece of work."""
 
@@ -64,6 +72,9 @@ class _Bar(Counter):
 @contextmanager
 def counting(what: str, total: int, unit: str, *, done: int = 0) -> Iterator[Counter]:
     """Show the progress of work with `total` pieces, of which `done` are finished already."""
+    if _silent:
+        yield Counter(what, total, unit, done)
+        return
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _Lines(what, total, unit, done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from pizero.nn.gemma import GemmaConfig
 from pizero.nn.paligemma import PaliGemmaConfig
 from pizero.nn.vision import ResNetConfig
 from pizero.robots import NAVIGATION2D
-from pizero.training.config import TrainConfig
+from pizero.training.config import Execution, TrainConfig
 from pizero.training.loop import train
 from pizero.training.optimizer import OptimizerConfig
 
@@ -46,7 +47,7 @@ def small_model(*, horizon: int = 4, num_draws: int = 2) -> Pi0Config:
     )
 
 
-def small_config(*, num_steps: int, seed: int = 0, save_every: int = 1_000) -> TrainConfig:
+def small_config(*, num_steps: int, seed: int = 0) -> TrainConfig:
     """Return a training config that takes about 30 ms a step on one core."""
     return TrainConfig(
         model=small_model(),
@@ -62,7 +63,6 @@ def small_config(*, num_steps: int, seed: int = 0, save_every: int = 1_000) -> T
         ema_decay=0.98,
         held_out=0.1,
         validate_every=1_000,
-        save_every=save_every,
         seed=seed,
     )
 
@@ -118,7 +118,16 @@ def small_source(dataset: LeRobotDataset, contract: Contract) -> Source:
     return Source(dataset=dataset, contract=contract, frames=DecodedFrames(dataset, dataset.camera_names))
 
 
-def small_train(config: TrainConfig, dataset: LeRobotDataset, contract: Contract, folder: Path) -> Path:
-    """Train on one dataset and return the policy's folder."""
-    (policy,) = train(config, [small_source(dataset, contract)], folder)
+def small_train(
+    config: TrainConfig,
+    dataset: LeRobotDataset,
+    contract: Contract,
+    folder: Path,
+    *,
+    save_every: int = 1_000,
+    **given: Any,
+) -> Path:
+    """Train on one dataset and return the policy's folder; `given` are fields of the execution."""
+    execution = Execution(save_every=save_every, **given)
+    (policy,) = train(config, [small_source(dataset, contract)], folder, execution=execution)
     return policy

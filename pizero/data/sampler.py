@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,15 +42,20 @@ class Sampler:
         self.frames, self.batch_size, self.seed = [np.asarray(part) for part in frames], batch_size, seed
         self.cycle = LEAST_CYCLE if len(frames) == 1 else max(LEAST_CYCLE, int(np.ceil(4 / shares.min())))
         self.counts = _apportioned(shares, self.cycle)
+        self.rank, self.world_size = 0, 1
         self._orders: dict[tuple[int, int], np.ndarray] = {}
         self._cycles: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-    def step(
-        self, step: int, *, rank: int = 0, world_size: int = 1
-    ) -> tuple[Int64[np.ndarray, "batch"], Int64[np.ndarray, "batch"]]:
-        """Return the source and the frame of each sample of a step, or of every so-manieth one of them."""
+    def share_of(self, rank: int, world_size: int) -> Sampler:
+        """Return the sampler of one of several processes: each takes every so-manieth sample of a step."""
+        share = copy.copy(self)
+        share.rank, share.world_size = rank, world_size
+        return share
+
+    def step(self, step: int) -> tuple[Int64[np.ndarray, "batch"], Int64[np.ndarray, "batch"]]:
+        """Return the source and the frame of each sample of a step, or of this process's share of them."""
         first = step * self.batch_size
-        numbers = np.arange(first, first + self.batch_size)[rank::world_size]
+        numbers = np.arange(first, first + self.batch_size)[self.rank :: self.world_size]
         found = [self._sample(int(number)) for number in numbers]
         sources, frames = zip(*found, strict=True)
         return np.array(sources, dtype=np.int64), np.array(frames, dtype=np.int64)

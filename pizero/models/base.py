@@ -58,6 +58,12 @@ class ActionModel(nn.Module, ABC):
         """Return what chance decides in a training step over `num_rows` observations."""
 
     @abstractmethod
+    def counted(
+        self, inputs: Inputs, valid: Bool[Tensor, "batch horizon"]
+    ) -> dict[str, Bool[Tensor, "batch *step"]]:
+        """Return what each term of the loss is a mean over, known before it is computed."""
+
+    @abstractmethod
     def losses(
         self,
         inputs: Inputs,
@@ -108,6 +114,12 @@ class DenoisingModel(ActionModel, Generic[Context]):
         noise = torch.randn(shape, generator=generator, device=generator.device)
         time = self.process.time.sample(num_rows * self.num_draws, generator)
         return Draws(noise=noise, time=time.unflatten(0, shape[:2]))
+
+    def counted(
+        self, inputs: Inputs, valid: Bool[Tensor, "batch horizon"]
+    ) -> dict[str, Bool[Tensor, "batch *step"]]:
+        """Return the valid steps."""
+        return {"flow": valid}
 
     def losses(
         self,

@@ -13,7 +13,7 @@ from torch import Tensor
 from pizero.models.base import ActionModel, Draws, Loss
 from pizero.models.pi0 import PALIGEMMA_3B
 from pizero.nn.paligemma import PaliGemma, PaliGemmaConfig
-from pizero.types import Inputs
+from pizero.types import Inputs, Tokens
 
 END, PAD = 1, 0
 """PaliGemma's ids of the end of a sequence, and of what follows it."""
@@ -39,6 +39,18 @@ class Pi0FASTConfig:
 
 PI0_FAST = Pi0FASTConfig(backbone=PALIGEMMA_3B, compute_dtype="bfloat16")
 """The published model: 2,923,335,408 parameters."""
+
+
+def next_token_loss(
+    logits: Float[Tensor, "batch next_token vocabulary"], tokens: Tokens
+) -> Float[Tensor, "batch"]:
+    """Return the mean cross-entropy of each row's target tokens; 0 for a row without any.
+
+    The logits are those that follow each text token but the last.
+    """
+    ids, target = tokens.ids[:, 1:], tokens.target[:, 1:]
+    losses = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
+    return (losses * target).sum(dim=1) / target.sum(dim=1).clamp(min=1)
 
 
 class Pi0FAST(ActionModel):
@@ -71,6 +83,12 @@ class Pi0FAST(ActionModel):
             time=torch.zeros((num_rows, 0), device=device),
         )
 
+    def counted(
+        self, inputs: Inputs, valid: Bool[Tensor, "batch horizon"]
+    ) -> dict[str, Bool[Tensor, "batch *step"]]:
+        """Return the rows that have targets."""
+        return {"tokens": inputs.tokens.target.any(dim=1)}
+
     def losses(
         self,
         inputs: Inputs,
@@ -81,14 +99,11 @@ class Pi0FAST(ActionModel):
         real: Bool[Tensor, "batch action_dim"] | None = None,
     ) -> dict[str, Loss]:
         """Return the token loss of each row that has any; its tokens hold real actions alone."""
-        return {"tokens": Loss(values=self.token_loss(inputs), counted=inputs.tokens.target.any(dim=1))}
+        return {"tokens": Loss(values=self.token_loss(inputs), counted=self.counted(inputs, valid)["tokens"])}
 
     def token_loss(self, inputs: Inputs) -> Float[Tensor, "batch"]:
         """Return the mean cross-entropy of each row's target tokens; 0 for a row without any."""
-        logits = self.next_token_logits(inputs)
-        ids, target = inputs.tokens.ids[:, 1:], inputs.tokens.target[:, 1:]
-        losses = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
-        return (losses * target).sum(dim=1) / target.sum(dim=1).clamp(min=1)
+        return next_token_loss(self.next_token_logits(inputs), inputs.tokens)
 
     def next_token_logits(self, inputs: Inputs) -> Float[Tensor, "batch next_token vocabulary"]:
         """Return, for each text token but the last, the float32 logits of the one that follows it.
@@ -104,7 +119,7 @@ class Pi0FAST(ActionModel):
             positions=count.expand(len(valid), -1),
         )
         num_next = inputs.tokens.ids.shape[1] - 1
-        return F.linear(hidden[:, -num_next:].float(), self.backbone.embedding.float())
+        return self.backbone.next_token_logits(hidden[:, -num_next:])
 
     @torch.no_grad()
     def sample(

@@ -30,16 +30,16 @@ class LoRAConfig:
 class LoRAIntoHeads(Linear):
     """`x @ weight.T` plus, for each head n, `scale · (x A_n) B_n`; a plain adapter has one head.
 
-    `lora_a` is `[head, rank, in]`, `lora_b` is `[head, head_dim, rank]`; both start as normals of deviation
-    0.01 (openpi's), so that a fresh adapter is small, but not nothing.
+    `lora_a` is `[head, rank, in]`, `lora_b` is `[head, head_dim, rank]`; a fresh adapter is small, but not
+    nothing.
     """
 
     def __init__(
         self, in_features: int, out_features: int, *, rank: int, scale: float = 1.0, num_heads: int = 1
     ) -> None:
         super().__init__(in_features, out_features)
-        self.lora_a = nn.Parameter(torch.randn(num_heads, rank, in_features) * 0.01)
-        self.lora_b = nn.Parameter(torch.randn(num_heads, out_features // num_heads, rank) * 0.01)
+        self.lora_a = nn.Parameter(draw_adapter((num_heads, rank, in_features)))
+        self.lora_b = nn.Parameter(draw_adapter((num_heads, out_features // num_heads, rank)))
         self.scale = scale
 
     def forward(self, x: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch out_features"]:
@@ -65,8 +65,8 @@ class LoRAOutOfHeads(Linear):
         self, in_features: int, out_features: int, *, rank: int, num_heads: int, scale: float = 1.0
     ) -> None:
         super().__init__(in_features, out_features)
-        self.lora_a = nn.Parameter(torch.randn(num_heads, rank, in_features // num_heads) * 0.01)
-        self.lora_b = nn.Parameter(torch.randn(num_heads, out_features, rank) * 0.01)
+        self.lora_a = nn.Parameter(draw_adapter((num_heads, rank, in_features // num_heads)))
+        self.lora_b = nn.Parameter(draw_adapter((num_heads, out_features, rank)))
         self.scale = scale
 
     def forward(self, x: Float[Tensor, "*batch in_features"]) -> Float[Tensor, "*batch out_features"]:
@@ -93,6 +93,11 @@ def out_of_heads_delta(
 ) -> Float[Tensor, "out_features in_features"]:
     """Return what an adapter out of heads adds to the weight, before its scale."""
     return lora_b.sum(dim=0) @ lora_a.transpose(0, 1).flatten(1)
+
+
+def draw_adapter(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+    """Return fresh weights of an adapter: normals of deviation 0.01, in both matrices (openpi)."""
+    return torch.randn(shape, generator=generator) * 0.01
 
 
 def is_adapter(name: str) -> bool:

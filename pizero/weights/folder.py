@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,23 +148,29 @@ def read_policy(folder: Path) -> PolicyFiles:
     )
 
 
-def load_into(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
-    """Load tensors into a model; one ValueError lists every missing, extra and mis-shaped name.
-
-    A model without memory (`skeleton`) takes the tensors as they are, another one copies their numbers.
-    """
-    own = model.state_dict()
-    missing = [name for name in own if name not in tensors]
-    extra = [f"{name} ({nearest(name, missing or own)})" for name in tensors if name not in own]
+def check_fit(own: Mapping[str, torch.Size], found: Mapping[str, torch.Size], source: str) -> None:
+    """Raise one ValueError that lists every missing, extra and mis-shaped name, unless there is none."""
+    missing = [name for name in own if name not in found]
+    extra = [f"{name} ({nearest(name, missing or own)})" for name in found if name not in own]
     shapes = [
-        f"{name}: expected {list(own[name].shape)}, found {list(tensor.shape)}"
-        for name, tensor in tensors.items()
-        if name in own and own[name].shape != tensor.shape
+        f"{name}: expected {list(own[name])}, found {list(shape)}"
+        for name, shape in found.items()
+        if name in own and own[name] != shape
     ]
     problems = [("missing", missing), ("unknown", extra), ("of another shape", shapes)]
     if missing or extra or shapes:
         lines = [f"{len(names)} {label}: {'; '.join(names[:10])}" for label, names in problems if names]
         raise ValueError(f"{source} does not fit the model of its config. " + ". ".join(lines))
+
+
+def load_into(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Load tensors into a model; ValueError if they are not exactly its own.
+
+    A model without memory (`skeleton`) takes the tensors as they are, another one copies their numbers.
+    """
+    own = model.state_dict()
+    shapes = [{name: tensor.shape for name, tensor in each.items()} for each in (own, tensors)]
+    check_fit(*shapes, source)
     if any(weight.is_meta for weight in own.values()):
         laid = {name: _in_layout_of(own[name], tensor) for name, tensor in tensors.items()}
         model.load_state_dict(laid, assign=True)

@@ -80,7 +80,7 @@ def test_a_mixture_keeps_its_shares_and_every_source_its_epochs(
 def test_ranks_share_a_step_between_them() -> None:
     sampler = sampler_of([40, 30], [0.5, 0.5], batch_size=12)
     whole = list(zip(*(part.tolist() for part in sampler.step(7)), strict=True))
-    parts = [sampler.step(7, rank=rank, world_size=3) for rank in range(3)]
+    parts = [sampler.share_of(rank, 3).step(7) for rank in range(3)]
     found = [pair for part in parts for pair in zip(*(each.tolist() for each in part), strict=True)]
     assert sorted(found) == sorted(whole)
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pizero.models.build import build
 from pizero.records import write_record
 from pizero.robots import NAVIGATION2D
 from pizero.training.checkpoint import Progress, save_checkpoint
+from pizero.training.state import make_state
 from pizero.weights.folder import CONFIG, CONTRACT, MANIFEST, WEIGHTS, seal, write_policy
 from tests.examples import TINY_PI0, contract
 from tests.small import small_config
@@ -199,12 +201,10 @@ def finished(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_record(folder / "config.json", small_config(num_steps=10))
     write_record(folder / "contract.json", contract())
     (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 1.5}\n{"step": 2, "loss": 1.25}\n')
-    model = build(TINY_PI0, seed=3)
-    average = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    optimizer = torch.optim.AdamW(model.parameters())
+    state = make_state(replace(small_config(num_steps=10), model=TINY_PI0, seed=3), start=None)
     for step in (5, 10):
         progress = Progress(step=step, fingerprint="0")
-        save_checkpoint(folder / "checkpoints", progress, model, average, optimizer)
+        save_checkpoint(folder / "checkpoints", progress, state)
     shutil.copytree(written, folder / "policy")
     return folder
 
@@ -213,7 +213,7 @@ RUN_HARMS: list[tuple[str, Harm, set[str]]] = [
     ("config-missing", lambda f: (f / "config.json").unlink(), {"policy-record-damaged"}),
     (
         "checkpoint-cut",
-        lambda f: (f / "checkpoints/step-00000010/state.safetensors").write_bytes(b"x"),
+        lambda f: (f / "checkpoints/step-00000010/state-00001-of-00001.safetensors").write_bytes(b"x"),
         {"checkpoint-damaged"},
     ),
     (

@@ -3,57 +3,59 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from pizero.models.build import build
-from pizero.models.pi0 import Pi0
 from pizero.training.checkpoint import (
-    STATE,
     Progress,
     load_checkpoint,
     newest_checkpoint,
+    part_name,
     save_checkpoint,
 )
-from pizero.training.optimizer import OptimizerConfig, clip_gradients, make_optimizer, update_average
+from pizero.training.optimizer import OptimizerConfig, clip_gradients, set_rate, update_average
+from pizero.training.state import make_state
 from tests.examples import TINY_PI0, tiny_inputs
+from tests.small import small_config
+
+CONFIG = replace(
+    small_config(num_steps=10),
+    model=TINY_PI0,
+    optimizer=OptimizerConfig(peak_rate=1e-2, weight_decay=1e-2),
+    ema_decay=0.9,
+)
 
 
 class Run:
-    """A model, its average and its optimizer, and a step that trains them."""
+    """The state of a run, and a step that changes it."""
 
     def __init__(self, seed: int) -> None:
-        model = build(TINY_PI0, seed)
-        assert isinstance(model, Pi0)
-        self.model = model
-        self.average = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-        self.optimizer = make_optimizer(OptimizerConfig(peak_rate=1e-2, weight_decay=1e-2), model)
+        self.state = make_state(replace(CONFIG, seed=seed), start=None)
 
     def step(self, number: int) -> None:
+        model, optimizer = self.state.model, self.state.optimizer
         generator = torch.Generator().manual_seed(number)
         actions = torch.randn(2, 3, 2, generator=generator)
-        draws = self.model.draw(2, generator)
-        loss = self.model.flow_loss(self.model.observe(tiny_inputs(seed=number)), actions, draws).mean()
-        self.optimizer.zero_grad()
+        valid = torch.ones(2, 3, dtype=torch.bool)
+        draws = model.draw(2, generator)
+        loss = model.losses(tiny_inputs(seed=number), actions, valid, draws=draws)["flow"].values.mean()
+        optimizer.zero_grad()
         loss.backward()
-        clip_gradients(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        update_average(list(self.average.values()), self.model, 0.9)
+        clip_gradients(model.parameters(), 1.0)
+        set_rate(optimizer, 1e-2)
+        optimizer.step()
+        update_average(self.state.average, model, 0.9)
 
-    def save(self, folder: Path, step: int, keep: int = 2) -> None:
-        save_checkpoint(
-            folder, Progress(step=step, fingerprint="f"), self.model, self.average, self.optimizer, keep=keep
-        )
+    def save(self, folder: Path, step: int, keep_last: int = 2, keep_every: int = 0) -> None:
+        progress = Progress(step=step, fingerprint="f")
+        save_checkpoint(folder, progress, self.state, keep_last=keep_last, keep_every=keep_every)
 
     def tensors(self) -> dict[str, Tensor]:
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
-        return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        return {name: tensor.clone() for name, tensor in self.state.tensors().items()}
 
 
 def assert_identical(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
@@ -74,7 +76,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     for number in range(3):
         run.step(number)
     run.save(tmp_path, step=3)
-    progress = load_checkpoint(tmp_path / "step-00000003", other.model, other.average, other.optimizer)
+    progress = load_checkpoint(tmp_path / "step-00000003", other.state)
     assert progress == Progress(step=3, fingerprint="f")
     saved = run.tensors()
     assert_identical(saved, other.tensors())
@@ -88,7 +90,7 @@ def test_a_run_that_is_loaded_goes_on_as_the_one_that_was_saved(tmp_path: Path) 
     for number in range(3):
         run.step(number)
     run.save(tmp_path, step=3)
-    load_checkpoint(tmp_path / "step-00000003", other.model, other.average, other.optimizer)
+    load_checkpoint(tmp_path / "step-00000003", other.state)
     for number in (3, 4):
         run.step(number)
         other.step(number)
@@ -98,7 +100,7 @@ def test_a_run_that_is_loaded_goes_on_as_the_one_that_was_saved(tmp_path: Path) 
 def test_a_run_that_has_not_begun_can_be_saved(tmp_path: Path) -> None:
     run, other = Run(seed=0), Run(seed=1)
     run.save(tmp_path, step=0)
-    load_checkpoint(tmp_path / "step-00000000", other.model, other.average, other.optimizer)
+    load_checkpoint(tmp_path / "step-00000000", other.state)
     assert_identical(run.tensors(), other.tensors())
 
 
@@ -107,7 +109,7 @@ def test_the_newest_are_kept_and_nothing_half_written(tmp_path: Path) -> None:
     for step in (1, 2, 9, 10, 11):
         run.save(tmp_path, step=step)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010", "step-00000011"]
-    run.save(tmp_path, step=12, keep=3)
+    run.save(tmp_path, step=12, keep_last=3)
     assert len(list(tmp_path.iterdir())) == 3
     assert newest_checkpoint(tmp_path) == tmp_path / "step-00000012"
 
@@ -117,7 +119,7 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     run.save(tmp_path, step=1)
     run.step(0)
     run.save(tmp_path, step=1)
-    load_checkpoint(tmp_path / "step-00000001", other.model, other.average, other.optimizer)
+    load_checkpoint(tmp_path / "step-00000001", other.state)
     assert_identical(run.tensors(), other.tensors())
 
 
@@ -134,14 +136,14 @@ def test_the_newest_checkpoint_that_is_whole_wins(
     assert newest_checkpoint(tmp_path) == newest
     assert capsys.readouterr().err == ""
     if harm == "a byte of the weights":
-        damage(newest / STATE, offset=-1)
+        damage(newest / part_name(0, 1), offset=-1)
     elif harm == "a missing file":
-        (newest / STATE).unlink()
+        (newest / part_name(0, 1)).unlink()
     elif harm == "a missing manifest":
         (newest / "manifest.json").unlink()
     else:
-        whole = (newest / STATE).read_bytes()
-        (newest / STATE).write_bytes(whole[: len(whole) // 2])
+        whole = (newest / part_name(0, 1)).read_bytes()
+        (newest / part_name(0, 1)).write_bytes(whole[: len(whole) // 2])
     assert newest_checkpoint(tmp_path) == tmp_path / "step-00000001"
     assert "step-00000002" in capsys.readouterr().err
 
@@ -152,11 +154,11 @@ def test_a_crash_while_saving_leaves_the_last_checkpoint(
     run = Run(seed=0)
     run.save(tmp_path, step=1)
 
-    def crash(folder: Path) -> None:
+    def crash(*given: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pizero.training.checkpoint.seal", crash)
+        patch.setattr("pizero.training.checkpoint._finish", crash)
         with pytest.raises(KeyboardInterrupt):
             run.save(tmp_path, step=2)
     assert newest_checkpoint(tmp_path) == tmp_path / "step-00000001"
@@ -174,7 +176,15 @@ def test_no_checkpoint_is_none(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     run = Run(seed=0)
     run.save(tmp_path, step=1)
-    other = torch.nn.Linear(2, 3)
-    optimizer = make_optimizer(OptimizerConfig(), other)
-    with pytest.raises(ValueError, match=r"step-00000001 does not fit the model of its config\. 2 missing"):
-        load_checkpoint(tmp_path / "step-00000001", other, {}, optimizer)
+    expert = replace(TINY_PI0.expert, width=16)
+    other = make_state(replace(CONFIG, model=replace(TINY_PI0, expert=expert)), start=None)
+    with pytest.raises(ValueError, match=r"step-00000001 does not fit the model.*of another shape"):
+        load_checkpoint(tmp_path / "step-00000001", other)
+
+
+def test_multiples_are_kept(tmp_path: Path) -> None:
+    run = Run(seed=0)
+    for step in range(2, 14, 2):
+        run.save(tmp_path, step=step, keep_last=2, keep_every=4)
+    kept = [int(path.name.removeprefix("step-")) for path in sorted(tmp_path.iterdir())]
+    assert kept == [4, 8, 10, 12]

@@ -3,17 +3,21 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from pizero.contract import Contract
+from pizero.data.dataset import frames_of, split_episodes
 from pizero.data.lerobot import LeRobotDataset
 from pizero.data.loader import Samples
-from pizero.training import loop
+from pizero.data.sampler import Sampler, mixture_shares
+from pizero.training import update
+from pizero.training.checkpoint import part_name
 from pizero.training.config import TrainConfig
-from pizero.training.loop import InterruptedRunError
+from pizero.training.loop import DivergedRunError, InterruptedRunError
 from tests.small import demonstrate, small_config, small_contract, small_train
 
 NUM_STEPS = 12
@@ -26,7 +30,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> LeRobotDataset:
 
 @pytest.fixture(scope="module")
 def config() -> TrainConfig:
-    return small_config(num_steps=NUM_STEPS, save_every=5)
+    return small_config(num_steps=NUM_STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,7 @@ def whole(
 ) -> Path:
     """A run that was never stopped."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    small_train(config, dataset, contract, folder)
+    small_train(config, dataset, contract, folder, save_every=5)
     return folder
 
 
@@ -59,7 +63,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 def test_the_same_seed_gives_the_same_losses_and_weights(
     config: TrainConfig, dataset: LeRobotDataset, contract: Contract, whole: Path, tmp_path: Path
 ) -> None:
-    small_train(config, dataset, contract, tmp_path / "run")
+    small_train(config, dataset, contract, tmp_path / "run", save_every=5)
     assert_same_run(whole, tmp_path / "run")
 
 
@@ -82,7 +86,7 @@ def test_stopping_and_resuming_changes_nothing(
 ) -> None:
     """Ctrl-C arrives within step `stop_at`: it is finished, and the next run goes on after it."""
     made = 0
-    real = loop.update_average
+    real = update.update_average
 
     def interrupt(*given: object) -> None:
         nonlocal made
@@ -92,11 +96,11 @@ def test_stopping_and_resuming_changes_nothing(
         real(*given)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "update_average", interrupt)
+        patch.setattr(update, "update_average", interrupt)
         with pytest.raises(InterruptedRunError, match=f"after step {stop_at}"):
-            small_train(config, dataset, contract, tmp_path / "run")
+            small_train(config, dataset, contract, tmp_path / "run", save_every=5)
     assert not (tmp_path / "run" / "policy").exists()
-    small_train(config, dataset, contract, tmp_path / "run")
+    small_train(config, dataset, contract, tmp_path / "run", save_every=5)
     assert_same_run(whole, tmp_path / "run")
 
 
@@ -121,8 +125,8 @@ def test_a_crash_between_checkpoints_loses_only_what_follows_the_last(
     with monkeypatch.context() as patch:
         patch.setattr(Samples, "prepare", fail)
         with pytest.raises(OSError, match="the disk is gone"):
-            small_train(config, dataset, contract, tmp_path / "run")
-    small_train(config, dataset, contract, tmp_path / "run")
+            small_train(config, dataset, contract, tmp_path / "run", save_every=5)
+    small_train(config, dataset, contract, tmp_path / "run", save_every=5)
     assert_same_run(whole, tmp_path / "run")
 
 
@@ -138,16 +142,11 @@ def test_a_folder_of_another_config_is_refused_with_the_difference(
     dataset: LeRobotDataset, contract: Contract, whole: Path
 ) -> None:
     with pytest.raises(ValueError, match=r"another config .*seed: 3 ≠ 0.*Nothing was changed"):
-        small_train(small_config(num_steps=NUM_STEPS, save_every=5, seed=3), dataset, contract, whole)
+        small_train(small_config(num_steps=NUM_STEPS, seed=3), dataset, contract, whole)
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_and_changes_no_weight(
-    config: TrainConfig,
-    dataset: LeRobotDataset,
-    contract: Contract,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def poisoned(monkeypatch: pytest.MonkeyPatch, batches: set[int]) -> None:
+    """Put a number that is not finite into some of the batches, counted from 1."""
     real = Samples.prepare
     made = 0
 
@@ -155,12 +154,53 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_changes_no_weight(
         nonlocal made
         made += 1
         prepared = real(*given)  # type: ignore[arg-type]
-        if made == 8:
+        if made in batches:
             prepared.batch.actions[0] = float("nan")
         return prepared
 
     monkeypatch.setattr(Samples, "prepare", poison)
-    with pytest.raises(ValueError, match="step 7 is not finite"):
-        small_train(config, dataset, contract, tmp_path / "run")
-    assert len(losses(tmp_path / "run")) == 7
+
+
+def test_an_update_that_is_not_finite_changes_no_weight_and_names_its_samples(
+    config: TrainConfig,
+    dataset: LeRobotDataset,
+    contract: Contract,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    poisoned(monkeypatch, {10})
+    small_train(config, dataset, contract, tmp_path / "run", save_every=1, keep_last=20)
+    before, after = (
+        load_file(tmp_path / f"run/checkpoints/step-{step:08d}" / part_name(0, 1)) for step in (9, 10)
+    )
+    assert before.keys() == after.keys()
+    assert any(name.startswith("average.") for name in before)
+    assert all(before[name].equal(after[name]) for name in before)
+    (line,) = map(json.loads, (tmp_path / "run/skipped.jsonl").read_text().splitlines())
+    assert line["step"] == 10
+    sampler = Sampler(
+        [frames_of(split_episodes(dataset, config.held_out, config.seed)[0])],
+        mixture_shares([1]),
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
+    read = [dataset.episodes[each["episode"]].start + each["frame"] for each in line["samples"]]
+    assert read == sampler.step(9)[1].tolist()
+    assert [step for step, _ in losses(tmp_path / "run")] == list(range(1, NUM_STEPS + 1))
+
+
+def test_too_many_updates_that_are_not_finite_stop_the_run(
+    config: TrainConfig,
+    dataset: LeRobotDataset,
+    contract: Contract,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also when the run is stopped and goes on in between: the count is kept."""
+    poisoned(monkeypatch, {4, 8, 9})
+    with pytest.raises(DivergedRunError, match=r"3 updates .* 2 are allowed.*none of them changed a weight"):
+        small_train(replace(config, max_skipped=2), dataset, contract, tmp_path / "run", save_every=5)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000005"]
+    poisoned(monkeypatch, {2, 3})
+    with pytest.raises(DivergedRunError, match="3 updates"):
+        small_train(replace(config, max_skipped=2), dataset, contract, tmp_path / "run", save_every=5)

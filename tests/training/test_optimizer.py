@@ -18,6 +18,7 @@ from pizero.training.optimizer import (
     clip_gradients,
     learning_rate,
     make_optimizer,
+    set_rate,
     update_average,
 )
 from tests.golden_weights import GOLDEN, arrays
@@ -81,14 +82,13 @@ def golden_run(weight_decay: str, *, clip_norm: float = 1.0, beta2: float = 0.95
     optimizer = make_optimizer(config, model)
     errors = {"weight": 0.0, "average": 0.0}
     for step in range(6):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
+        set_rate(optimizer, learning_rate(config, step))
         here = f"wd{weight_decay}/step{step}"
         for name, parameter in model.named_parameters():
             parameter.grad = torch.from_numpy(golden[f"{here}/grad_{name}"]).clone()
         clip_gradients(model.parameters(), config.clip_norm)
         optimizer.step()
-        update_average(list(average.values()), model, 0.99)
+        update_average(average, model, 0.99)
         for name, parameter in model.named_parameters():
             weight_error = np.abs(parameter.detach().numpy() - golden[f"{here}/param_{name}"]).max()
             average_error = np.abs(average[name].numpy() - golden[f"{here}/ema_{name}"]).max()
@@ -140,7 +140,7 @@ def test_frozen_weights_are_left_alone() -> None:
 
 def test_the_average_of_a_still_model_approaches_it_geometrically() -> None:
     model = nn.ParameterDict({"w": nn.Parameter(torch.ones(3))})
-    average = [torch.zeros(3)]
+    average = {"w": torch.zeros(3)}
     for _ in range(20):
         update_average(average, model, 0.9)
-    torch.testing.assert_close(average[0], torch.full((3,), 1.0 - 0.9**20))
+    torch.testing.assert_close(average["w"], torch.full((3,), 1.0 - 0.9**20))

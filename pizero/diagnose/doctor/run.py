@@ -17,7 +17,7 @@ from pizero.diagnose.doctor.policy import (
 )
 from pizero.progress import counting
 from pizero.records import read_record
-from pizero.training.checkpoint import PROGRESS, STATE, Progress
+from pizero.training.checkpoint import PROGRESS, Progress, part_name
 from pizero.training.config import TrainConfig
 
 METRICS = "metrics.jsonl"
@@ -65,18 +65,21 @@ def examine_run(folder: Path, *, weights: bool = True) -> tuple[Finding, ...]:
 def examine_checkpoint(folder: Path, *, weights: bool = True) -> tuple[Finding, ...]:
     """Return all that is found about one checkpoint, under `checkpoint-damaged` if it is not whole."""
     findings = Findings()
-    if check_manifest(folder, (STATE, PROGRESS), findings, skip=() if weights else (STATE,)):
-        try:
-            step = read_record(Progress, folder / PROGRESS).step
-        except ValueError as error:
-            findings.add("policy-record-damaged", folder / PROGRESS, str(error), "")
-        else:
-            if folder.name != f"step-{step:08d}":
-                findings.add("policy-mismatch", folder, f"it is of step {step}", "")
-        shapes = tensor_shapes(folder / STATE, findings)
-        if shapes is not None and weights and not findings.found:
-            with counting(folder.name, len(shapes), "tensors") as counter:
-                check_finite(folder / STATE, findings, counter)
+    try:
+        progress = read_record(Progress, folder / PROGRESS)
+    except ValueError as error:
+        findings.add("policy-record-damaged", folder / PROGRESS, str(error), "")
+        progress = Progress(step=0, fingerprint="", parts=0)
+    else:
+        if folder.name != f"step-{progress.step:08d}":
+            findings.add("policy-mismatch", folder, f"it is of step {progress.step}", "")
+    parts = tuple(part_name(part, progress.parts) for part in range(progress.parts))
+    if check_manifest(folder, (*parts, PROGRESS), findings, skip=() if weights else parts):
+        for part in parts:
+            shapes = tensor_shapes(folder / part, findings)
+            if shapes is not None and weights and not findings.found:
+                with counting(folder.name, len(shapes), "tensors") as counter:
+                    check_finite(folder / part, findings, counter)
     kept = {"policy-weights-not-finite", "policy-unlisted-file"}
     damage = [one for one in findings.found if one.code not in kept]
     told = [one for one in findings.found if one.code in kept]
