@@ -6,38 +6,30 @@ Time runs from 1 (noise) to 0 (actions) everywhere in this project, as in openpi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pizero.generative.solvers import euler
-
-Denoise = Callable[[Float[Tensor, "batch horizon action_dim"], Float[Tensor, "batch"]], Tensor]
-"""A network with its observation bound: (noisy actions, time) → predicted velocity."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BetaTime:
-    """Training times `low + (1 - low) · Beta(alpha, 1)`: mostly noisy times (π0 paper, appendix B)."""
-
-    alpha: float = 1.5
-    low: float = 0.001
-
-    def sample(self, batch: int, generator: torch.Generator) -> Float[Tensor, "batch"]:
-        """Draw one time per row: Beta(alpha, 1) has the distribution function t^alpha, here inverted."""
-        uniform = torch.rand(batch, generator=generator, device=generator.device)
-        return self.low + (1.0 - self.low) * uniform ** (1.0 / self.alpha)
+from pizero.generative.process import Denoise
+from pizero.generative.solvers import NUM_STAGES, Solver, solve
+from pizero.generative.times import BetaTime, TimeDensity
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowMatching:
-    """The straight path `x_t = t · noise + (1 - t) · actions`, whose velocity is `noise - actions`."""
+    """The straight path `x_t = t · noise + (1 - t) · actions`, whose velocity is `noise - actions` (Lipman et
+    al. 2023, arXiv 2210.02747, equation 22, with time reversed; π0 paper, section IV).
+    """
 
-    time: BetaTime = field(default_factory=BetaTime)
+    time: TimeDensity = field(default_factory=BetaTime)
     num_steps: int = 10
+    solver: Solver = "euler"
+
+    @property
+    def num_evaluations(self) -> int:
+        """Return how often `generate` calls the network."""
+        return self.num_steps * NUM_STAGES[self.solver]
 
     def corrupt(
         self,
@@ -50,8 +42,12 @@ class FlowMatching:
         t = time[:, None, None]
         return t * noise + (1.0 - t) * actions, noise - actions
 
+    def noise_shape(self, horizon: int, action_dim: int) -> tuple[int, ...]:
+        """Return the shape of the noise that one chunk is made from: the chunk's own."""
+        return (horizon, action_dim)
+
     def generate(
         self, denoise: Denoise, noise: Float[Tensor, "batch horizon action_dim"]
     ) -> Float[Tensor, "batch horizon action_dim"]:
-        """Carry noise from time 1 to actions at time 0 in `num_steps` Euler steps."""
-        return euler(denoise, noise, num_steps=self.num_steps)
+        """Carry noise from time 1 to actions at time 0 in `num_steps` steps of the solver."""
+        return solve(denoise, noise, solver=self.solver, num_steps=self.num_steps)
