@@ -24,6 +24,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("recipes", "fast", "envs", "serving.server", "diagnose"),
     ("cli", "studies", "benchmarks"),
+    ("__main__",),
 )
 """The rooms from bottom to top. A room may import any room of a lower row, and no other of its own row."""
 

@@ -19,12 +19,13 @@ from jaxtyping import Int64
 
 from pizero.contract import Contract
 from pizero.data.collate import collate, to_device
-from pizero.data.dataset import action_windows
+from pizero.data.dataset import action_windows, frames_of, split_episodes
 from pizero.data.faults import DatasetError
 from pizero.data.frames import FrameStore, Instant
 from pizero.data.lerobot import LeRobotDataset
 from pizero.data.processor import Processor
-from pizero.data.sampler import Sampler
+from pizero.data.questions import QuestionSet
+from pizero.data.sampler import Frames, Sampler
 from pizero.processes import start_worker
 from pizero.types import Batch, Example, Observation
 
@@ -46,6 +47,63 @@ class Source:
     frames: FrameStore
     files: Path | None = None
 
+    @property
+    def folder(self) -> Path:
+        """Return where the data lies."""
+        return self.dataset.folder
+
+    @property
+    def num_frames(self) -> int:
+        """Return how many samples there are."""
+        return self.dataset.num_frames
+
+    def split(self, held_out: float, seed: int) -> tuple[Frames, Frames]:
+        """Return the frames to train on and those to hold out: that share of each task's episodes."""
+        train, unseen = split_episodes(self.dataset, held_out, seed)
+        return frames_of(train), frames_of(unseen)
+
+    def example(self, frame: int, pictures: Instant) -> Example:
+        """Return what the robot showed at a frame and what it did from there on, in robot units."""
+        actions, valid = action_windows(self.dataset, np.array([frame]), self.contract.horizon)
+        observation = Observation(
+            images=pictures, state=self.dataset.states[frame], instruction=self.dataset.task_of_frame(frame)
+        )
+        return Example(observation=observation, actions=actions[0], valid=valid[0])
+
+    def encode(self, frame: int, pictures: Instant, processor: Processor) -> Batch:
+        """Return a frame as a training sample, unbatched."""
+        return processor.encode_example(self.example(frame, pictures))
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionSource:
+    """Questions about pictures in a training run: "frame" i is question i, of a robot's contract."""
+
+    frames: QuestionSet
+    contract: Contract
+    files: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Return where the data lies."""
+        return self.frames.folder
+
+    @property
+    def num_frames(self) -> int:
+        """Return how many samples there are."""
+        return len(self.frames)
+
+    def split(self, held_out: float, seed: int) -> tuple[Frames, Frames]:
+        """Return every question to train on and none to hold out: a policy in training is tried by acting."""
+        return np.arange(len(self.frames)), np.arange(0)
+
+    def encode(self, frame: int, pictures: Instant, processor: Processor) -> Batch:
+        """Return a question as a training sample, unbatched."""
+        return self.frames.encode(frame, processor, pictures)
+
+
+AnySource = Source | QuestionSource
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
@@ -59,10 +117,10 @@ class Samples:
     """Datasets as samples: one for each frame of each, or for each of some `frames`, in ascending order."""
 
     def __init__(
-        self, sources: Sequence[Source], frames: Sequence[Int64[np.ndarray, "_"]] | None = None
+        self, sources: Sequence[AnySource], frames: Sequence[Int64[np.ndarray, "_"]] | None = None
     ) -> None:
         self.sources = tuple(sources)
-        self.frames = frames or [np.arange(source.dataset.num_frames) for source in sources]
+        self.frames = frames or [np.arange(source.num_frames) for source in sources]
         self.processors = tuple(Processor(source.contract, source.files) for source in sources)
 
     def example(self, source: int, frame: int) -> Example:
@@ -70,8 +128,12 @@ class Samples:
 
         DatasetError if a picture cannot be had.
         """
-        (pictures,) = self.sources[source].frames.read([frame])
-        return self._example(source, frame, pictures)
+        chosen = self.sources[source]
+        assert isinstance(chosen, Source), "a question is no example of a robot"
+        (pictures,) = chosen.frames.read([frame])
+        if isinstance(pictures, DatasetError):
+            raise pictures
+        return chosen.example(frame, pictures)
 
     def prepare(self, sources: Int64[np.ndarray, "batch"], frames: Int64[np.ndarray, "batch"]) -> Prepared:
         """Return some samples in model units; instead of a damaged one, the next whole one of its dataset."""
@@ -83,24 +145,14 @@ class Samples:
             )
         encoded, damaged = [], []
         for row, (source, frame) in enumerate(zip(sources.tolist(), frames.tolist(), strict=True)):
-            example, faults = self._next_whole(source, frame, pictures[row])
+            whole, found, faults = self._next_whole(source, frame, pictures[row])
             damaged += faults
-            encoded.append(self.processors[source].encode_example(example))
+            encoded.append(self.sources[source].encode(whole, found, self.processors[source]))
         return Prepared(batch=collate(encoded, HOST), damaged=tuple(damaged))
-
-    def _example(self, source: int, frame: int, pictures: Instant | DatasetError) -> Example:
-        if isinstance(pictures, DatasetError):
-            raise pictures
-        dataset, horizon = self.sources[source].dataset, self.sources[source].contract.horizon
-        actions, valid = action_windows(dataset, np.array([frame]), horizon)
-        observation = Observation(
-            images=pictures, state=dataset.states[frame], instruction=dataset.task_of_frame(frame)
-        )
-        return Example(observation=observation, actions=actions[0], valid=valid[0])
 
     def _next_whole(
         self, source: int, frame: int, pictures: Instant | DatasetError
-    ) -> tuple[Example, list[DatasetError]]:
+    ) -> tuple[int, Instant, list[DatasetError]]:
         faults: list[DatasetError] = []
         known = self.frames[source]
         place = int(np.searchsorted(known, frame))
@@ -110,7 +162,7 @@ class Samples:
                 raise faults[0]
             frame = int(known[(place + len(faults)) % len(known)])
             (pictures,) = self.sources[source].frames.read([frame])
-        return self._example(source, frame, pictures), faults
+        return frame, pictures, faults
 
 
 def batches(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,14 @@ from pizero.data.action_tokens import FastTokenizer, extract_action_ids
 from pizero.data.actions import ActionTransform
 from pizero.data.conventions import find_convention
 from pizero.data.images import resize_with_pad
-from pizero.data.text import ByteTokenizer, SentencePieceTokenizer, TextTokenizer, prompt_tokens
-from pizero.types import ActionChunk, Batch, Example, Inputs, Observation
+from pizero.data.text import (
+    ByteTokenizer,
+    SentencePieceTokenizer,
+    TextTokenizer,
+    prompt_tokens,
+    question_tokens,
+)
+from pizero.types import ActionChunk, Batch, Example, Inputs, Observation, Tokens
 
 
 class Normalizer:
@@ -101,8 +108,37 @@ class Processor:
             inputs=self._encode(example.observation, action_ids=action_ids),
             actions=self._pad(actions),
             valid=example.valid,
-            real=np.arange(max(contract.width, embodiment.action_dim)) < embodiment.action_dim,
+            real=self._real(),
         )
+
+    def encode_question(self, images: Mapping[str, np.ndarray], question: str, answer: str) -> Batch:
+        """Return a question about pictures, by camera, as a training sample of text alone, in numpy.
+
+        Its state and its actions are zeros, and none of its steps is valid. ValueError if a picture is none
+        of the contract's cameras', or the text does not fit.
+        """
+        contract, embodiment = self.contract, self.contract.embodiment
+        tokens = self.question_tokens(images, question, answer)
+        state = np.zeros(embodiment.state_dim, dtype=np.float32)
+        actions = np.zeros((contract.horizon, embodiment.action_dim), dtype=np.float32)
+        return Batch(
+            inputs=self._inputs(images, self._pad(state), tokens),
+            actions=self._pad(actions),
+            valid=np.zeros(contract.horizon, dtype=bool),
+            real=self._real(),
+        )
+
+    def question_tokens(self, cameras: Iterable[str], question: str, answer: str) -> Tokens:
+        """Return a question about pictures of some cameras as tokens; ValueError if it does not fit."""
+        if self.contract.prompt == "pi0":
+            raise ValueError("a model with the prompt 'pi0' learns no text: leave the questions out")
+        known = [slot for slot in self.slots if slot]
+        unknown = [camera for camera in cameras if camera not in known]
+        if unknown:
+            raise ValueError(
+                f"expected pictures of the cameras {', '.join(known)}, found {', '.join(unknown)}"
+            )
+        return question_tokens(question, answer, self.tokenizer, self.contract.max_tokens)
 
     def decode(
         self,
@@ -121,10 +157,13 @@ class Processor:
     def read(
         self, written: Float[np.ndarray, "horizon width"] | Int[np.ndarray, "token"]
     ) -> Float[np.ndarray, "horizon action_dim"]:
-        """Return what a model made as normalised actions; ValueError if it wrote tokens that are none."""
-        contract = self.contract
-        if self.action_tokenizer is not None and contract.action_tokens is not None:
-            return self._decode_tokens(written.tolist(), self.action_tokenizer, contract.action_tokens)
+        """Return what a model made as normalised actions; ValueError if it wrote tokens that are none.
+
+        Only a π0-FAST acts by tokens; a co-trained π0.5 learns from them, and acts by numbers.
+        """
+        contract, tokenizer = self.contract, self.action_tokenizer
+        if contract.prompt == "pi0_fast" and tokenizer is not None and contract.action_tokens is not None:
+            return self._decode_tokens(written.tolist(), tokenizer, contract.action_tokens)
         return written[:, : contract.embodiment.action_dim]
 
     def _encode(self, observation: Observation, *, action_ids: list[int] | None) -> Inputs:
@@ -132,19 +171,23 @@ class Processor:
         self._check(observation)
         state = self.state.encode(self.convention.encode_state(observation.state))
         padded = self._pad(state)
-        pictures, valid = zip(*(self._picture(observation, slot) for slot in self.slots), strict=True)
+        tokens = prompt_tokens(
+            contract.prompt,
+            observation.instruction or contract.instruction,
+            padded if contract.padded_prompt_state else state,
+            self.tokenizer,
+            contract.max_tokens,
+            action_ids=action_ids,
+        )
+        return self._inputs(observation.images, padded, tokens)
+
+    def _inputs(self, images: Mapping[str, np.ndarray], state: np.ndarray, tokens: Tokens) -> Inputs:
+        pictures, valid = zip(*(self._picture(images, slot) for slot in self.slots), strict=True)
         return Inputs(
             images=np.stack(pictures).transpose(0, 3, 1, 2),
             camera_valid=np.array(valid),
-            state=padded,
-            tokens=prompt_tokens(
-                contract.prompt,
-                observation.instruction or contract.instruction,
-                padded if contract.padded_prompt_state else state,
-                self.tokenizer,
-                contract.max_tokens,
-                action_ids=action_ids,
-            ),
+            state=state,
+            tokens=tokens,
         )
 
     def _check(self, observation: Observation) -> None:
@@ -166,17 +209,21 @@ class Processor:
                 f"found {', '.join(observation.images) or 'none'}"
             )
 
-    def _picture(self, observation: Observation, slot: str) -> tuple[np.ndarray, bool]:
+    def _picture(self, images: Mapping[str, np.ndarray], slot: str) -> tuple[np.ndarray, bool]:
         size = self.contract.image_size
-        if slot not in observation.images:
+        if slot not in images:
             return np.zeros((size, size, 3), dtype=np.uint8), self.contract.absent_valid
-        picture = observation.images[slot]
+        picture = images[slot]
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise ValueError(
                 f"expected camera {slot!r} as uint8 [height, width, 3], "
                 f"found {picture.dtype} {list(picture.shape)}"
             )
         return resize_with_pad(picture, size), True
+
+    def _real(self) -> np.ndarray:
+        action_dim = self.contract.embodiment.action_dim
+        return np.arange(max(self.contract.width, action_dim)) < action_dim
 
     def _pad(self, x: Float[np.ndarray, "*batch dimension"]) -> Float[np.ndarray, "*batch width"]:
         missing = max(self.contract.width - x.shape[-1], 0)

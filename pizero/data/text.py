@@ -1,6 +1,6 @@
 """Instructions as tokens, by bytes, which needs no file, or by PaliGemma's SentencePiece model; prompts.
 
-The three prompts are openpi's, to the character (`models/tokenizer.py`).
+The three prompts are openpi's, to the character (`models/tokenizer.py`); questions are PaliGemma's.
 """
 
 from __future__ import annotations
@@ -163,24 +163,54 @@ def prompt_tokens(
 ) -> Tokens:
     """Return a model's prompt, padded to `max_tokens`; `state` is normalised, and π0 does not read it.
 
-    With `action_ids`, in the text vocabulary, π0-FAST's whole training sequence: what follows the prompt is
-    causal, and the target. ValueError if the instruction is empty, if another prompt than π0-FAST's is given
-    actions, or if something does not fit: a cut instruction would be another one (openpi cuts).
+    With `action_ids`, in the text vocabulary, the whole training sequence of π0-FAST or of a co-trained π0.5:
+    what follows the prompt is causal, and the target; π0.5's prompt ends in "Action: ", which π0-FAST writes
+    itself. ValueError if the instruction is empty, if π0's prompt is given actions, or if something does not
+    fit: a cut instruction would be another one (openpi cuts).
     """
-    if action_ids is not None and prompt != "pi0_fast":
-        raise ValueError(f"actions are written as tokens after the prompt 'pi0_fast', found {prompt!r}")
-    if not clean(instruction, prompt):
+    if action_ids is not None and prompt == "pi0":
+        raise ValueError(
+            f"actions are written as tokens after the prompts 'pi05' and 'pi0_fast', found {prompt!r}"
+        )
+    text = clean(instruction, prompt)
+    if not text:
         raise ValueError("the policy is told what to do by an instruction, and found an empty one")
     ids = [BEGIN, *tokenizer.encode(prompt_text(prompt, instruction, state))]
     if prompt == "pi0":
         ids += tokenizer.encode("\n")
-    num_prompt = len(ids)
+    target = []
     if action_ids is not None:
-        ids += [*tokenizer.encode("Action: "), *action_ids, *tokenizer.encode("|"), END]
-    if len(ids) > max_tokens:
-        raise ValueError(_too_long(prompt, instruction, len(ids), num_prompt, max_tokens))
-    place = np.arange(max_tokens)
-    follows = (place >= num_prompt) & (place < len(ids))
+        mark = tokenizer.encode("Action: ") if prompt == "pi0_fast" else []
+        target = [*mark, *action_ids, *tokenizer.encode("|"), END]
+    if len(ids) + len(target) > max_tokens:
+        raise ValueError(_too_long(prompt, text, len(ids), len(target), max_tokens))
+    return _sequence(ids, target, max_tokens)
+
+
+def question_tokens(question: str, answer: str, tokenizer: TextTokenizer, max_tokens: int) -> Tokens:
+    """Return a question and the answer to write, padded to `max_tokens`: PaliGemma's own sequence.
+
+    The prompt is the question and a line break, which the published backbones learnt to answer pictures by
+    (Beyer et al. 2024, on the architecture); without "Task: " and a state, it is never taken for a robot's.
+    The answer and the end are causal, and the target. ValueError if one is empty, or both do not fit.
+    """
+    asked, written = clean(question), answer.strip()
+    if not asked or not written:
+        raise ValueError(f"expected a question and its answer, found {question!r} and {answer!r}")
+    ids = [BEGIN, *tokenizer.encode(asked), *tokenizer.encode("\n")]
+    target = [*tokenizer.encode(written), END]
+    if len(ids) + len(target) > max_tokens:
+        raise ValueError(
+            f"expected at most {max_tokens} tokens, found {len(ids)} of the question and {len(target)} of "
+            f"the answer in {asked!r}; shorten them, or train with a larger max_tokens"
+        )
+    return _sequence(ids, target, max_tokens)
+
+
+def _sequence(prompt: list[int], target: list[int], max_tokens: int) -> Tokens:
+    """Return a prompt that is read and a target that is written after it, and padding."""
+    ids, place = [*prompt, *target], np.arange(max_tokens)
+    follows = (place >= len(prompt)) & (place < len(ids))
     return Tokens(
         ids=np.array(ids + [PAD] * (max_tokens - len(ids)), dtype=np.int64),
         valid=place < len(ids),
@@ -189,16 +219,13 @@ def prompt_tokens(
     )
 
 
-def _too_long(
-    prompt: PromptFormat, instruction: str, num_tokens: int, num_prompt: int, max_tokens: int
-) -> str:
-    text = clean(instruction, prompt)
+def _too_long(prompt: PromptFormat, text: str, num_prompt: int, num_target: int, max_tokens: int) -> str:
     if prompt == "pi0":
         return (
-            f"expected an instruction of at most {max_tokens - 2} tokens, found {num_tokens - 2} in "
+            f"expected an instruction of at most {max_tokens - 2} tokens, found {num_prompt - 2} in "
             f"{text!r}; shorten it, or train with a larger max_tokens"
         )
-    actions = f" and {num_tokens - num_prompt} of actions" if num_tokens > num_prompt else ""
+    actions = f" and {num_target} of actions" if num_target else ""
     return (
         f"expected at most {max_tokens} tokens, found {num_prompt} of instruction and state{actions} "
         f"in {text!r}; shorten the instruction, or train with a larger max_tokens"

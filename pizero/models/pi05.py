@@ -1,18 +1,20 @@
-"""π0.5: π0 with the state in the prompt, and a clock that steers every norm of the action expert."""
+"""π0.5: π0 with the state in the prompt, a clock in every norm of the expert, and text as a second loss."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pizero.generative.flow import FlowMatching
-from pizero.models.base import DenoisingModel
+from pizero.models.base import DenoisingModel, Draws, Loss
 from pizero.models.pi0 import EXPERT_300M, PALIGEMMA_3B, check_shared_cache
+from pizero.models.pi0_fast import next_token_loss
 from pizero.nn.gemma import Gemma, GemmaConfig, KeyValues
 from pizero.nn.layers import Linear
 from pizero.nn.paligemma import PaliGemma, PaliGemmaConfig
@@ -21,10 +23,34 @@ from pizero.types import Inputs
 
 
 @dataclass(frozen=True, kw_only=True)
+class CoTraining:
+    """How a π0.5 learns text and action tokens (FAST) in its backbone beside the flow in its expert.
+
+    The loss is `action_weight` times the flow's error (the papers' α) plus `text_weight` times the mean
+    cross-entropy of a row's target tokens. The flow sends an `insulated` backbone no gradient, and α is 1
+    then (knowledge insulation, Driess et al. 2025); the second stage of π0.5 trains without insulation and
+    with α = 10 (Physical Intelligence 2025), its first with α = 0.
+    """
+
+    action_weight: float = 1.0
+    text_weight: float = 1.0
+    insulated: bool = True
+
+    def __post_init__(self) -> None:
+        weights = (self.action_weight, self.text_weight)
+        if not all(math.isfinite(weight) and weight >= 0.0 for weight in weights) or not any(weights):
+            raise ValueError(
+                f"expected weights of the losses of actions and text of 0 or more, and one above 0, found "
+                f"{weights[0]} and {weights[1]}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pi05Config:
     """Everything that defines a π0.5; the defaults of the last fields are the published model's.
 
-    What `compute_dtype` covers is said at `Pi0Config`. Only the expert is `conditioned`.
+    What `compute_dtype` covers is said at `Pi0Config`. Only the expert is `conditioned`. `co_training` is how
+    it is trained, and changes nothing in how it acts; without it, the flow trains all weights.
     """
 
     backbone: PaliGemmaConfig
@@ -34,6 +60,7 @@ class Pi05Config:
     process: FlowMatching = field(default_factory=FlowMatching)
     num_draws: int = 1
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    co_training: CoTraining | None = None
 
     def __post_init__(self) -> None:
         check_shared_cache(self.backbone.language, self.expert)
@@ -48,7 +75,7 @@ PI05 = Pi05Config(
 
 
 class Pi05(DenoisingModel[KeyValues]):
-    """The flow-matching part of the π0.5 network (Physical Intelligence 2025), as openpi publishes it.
+    """The π0.5 network (Physical Intelligence 2025); it acts by the flow alone, as openpi publishes it.
 
     The network does not read `inputs.state`: the prompt tells it, or nothing does.
     """
@@ -71,9 +98,62 @@ class Pi05(DenoisingModel[KeyValues]):
         """Return the dtype of the transformers and of the image encoder."""
         return getattr(torch, self.config.compute_dtype)
 
+    def counted(
+        self, inputs: Inputs, valid: Bool[Tensor, "batch horizon"]
+    ) -> dict[str, Bool[Tensor, "batch *step"]]:
+        """Return the valid steps and, in co-training, the rows that have targets."""
+        steps = super().counted(inputs, valid)
+        return steps if self.config.co_training is None else steps | {"text": inputs.tokens.target.any(dim=1)}
+
+    def losses(
+        self,
+        inputs: Inputs,
+        actions: Float[Tensor, "batch horizon action_dim"],
+        valid: Bool[Tensor, "batch horizon"],
+        *,
+        draws: Draws,
+        real: Bool[Tensor, "batch action_dim"] | None = None,
+    ) -> dict[str, Loss]:
+        """Return the flow's error at each valid step and, in co-training, the text loss of rows with targets.
+
+        So a row without valid steps trains text alone, one without target tokens the flow alone.
+        """
+        training = self.config.co_training
+        if training is None:
+            return super().losses(inputs, actions, valid, draws=draws, real=real)
+        context, logits = self.observe_and_write(inputs)
+        if training.insulated:
+            context = context.detach()
+        values = {
+            "flow": self.flow_loss(context, actions, draws, real),
+            "text": next_token_loss(logits, inputs.tokens),
+        }
+        weights = {"flow": training.action_weight, "text": training.text_weight}
+        counted = self.counted(inputs, valid)
+        return {
+            name: Loss(values=values[name], counted=counted[name], weight=weights[name]) for name in values
+        }
+
+    def observe_and_write(
+        self, inputs: Inputs
+    ) -> tuple[KeyValues, Float[Tensor, "batch next_token vocabulary"]]:
+        """Return what `observe` makes of the prompt alone, and what the backbone writes after each token.
+
+        Both come of one pass over [images | prompt | target tokens]. The target tokens are causal, so that
+        the prompt does not see them, and the expert neither sees them nor counts them. The logits are float32
+        and follow each text token but the last.
+        """
+        tokens = inputs.tokens
+        hidden, past = self.backbone.language(*self.backbone.embed(inputs, self.compute_dtype))
+        num_text = tokens.ids.shape[1]
+        text_valid = past.valid[:, -num_text:] & ~tokens.target
+        prompt = replace(past, valid=torch.cat([past.valid[:, :-num_text], text_valid], dim=1))
+        return prompt, self.backbone.next_token_logits(hidden[:, -num_text:-1])
+
     def observe(self, inputs: Inputs) -> KeyValues:
-        """Encode images and text."""
-        return self.backbone.key_values(inputs, self.compute_dtype)
+        """Encode images and prompt; tokens to write, which training samples have, are as padding."""
+        tokens = replace(inputs.tokens, valid=inputs.tokens.valid & ~inputs.tokens.target)
+        return self.backbone.key_values(replace(inputs, tokens=tokens), self.compute_dtype)
 
     def denoise(
         self,

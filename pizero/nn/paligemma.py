@@ -58,6 +58,12 @@ class PaliGemma(nn.Module):
         starts_block = torch.cat([torch.zeros_like(image_valid), inputs.tokens.causal], dim=1)
         return embeddings, valid, starts_block
 
+    def next_token_logits(
+        self, hidden: Float[Tensor, "batch token width"]
+    ) -> Float[Tensor, "batch token vocabulary"]:
+        """Return float32 logits of the token that follows each, by the table that embeds tokens."""
+        return F.linear(hidden.float(), self.embedding.float())
+
     def key_values(self, inputs: Inputs, dtype: torch.dtype) -> KeyValues:
         """Read images and text, and return what an action expert needs of them."""
         return self.language.key_values(*self.embed(inputs, dtype))

@@ -62,6 +62,20 @@ class TrainConfig:
     validate_every: int = 200
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "validate_every"):
+            _check(name, getattr(self, name), at_least=1)
+        for name in ("max_damaged", "max_skipped", "seed"):
+            _check(name, getattr(self, name), at_least=0)
+        for name in ("held_out", "ema_decay"):
+            share = getattr(self, name)
+            if share is not None and not 0.0 <= share < 1.0:
+                raise ValueError(f"expected {name} in [0, 1), found {share}")
+
+
+Tracker = Literal["wandb"]
+"""Where figures may go beside `metrics.jsonl` and TensorBoard's files."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
@@ -83,4 +97,15 @@ class Execution:
     save_every: int = 200
     keep_last: int = 2
     keep_every: int = 0
-    trackers: tuple[Literal["wandb"], ...] = ()
+    trackers: tuple[Tracker, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("micro_batches", "save_every", "keep_last"):
+            _check(name, getattr(self, name), at_least=1)
+        for name in ("num_workers", "shards", "keep_every"):
+            _check(name, getattr(self, name), at_least=0)
+
+
+def _check(name: str, value: int, *, at_least: int) -> None:
+    if value < at_least:
+        raise ValueError(f"expected {name} of at least {at_least}, found {value}")

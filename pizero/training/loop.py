@@ -12,8 +12,7 @@ from types import FrameType
 
 import torch
 
-from pizero.data.dataset import frames_of, split_episodes
-from pizero.data.loader import Samples, Source, batches
+from pizero.data.loader import AnySource, Samples, batches
 from pizero.data.sampler import Sampler, mixture_shares
 from pizero.progress import counting
 from pizero.records import fingerprint, to_data
@@ -27,6 +26,7 @@ from pizero.training.run_folder import (
     policy_folders,
     read_so_far,
     sample_names,
+    show_first_batch,
     write_json,
 )
 from pizero.training.sharding import check_shards
@@ -47,7 +47,7 @@ class DivergedRunError(RuntimeError):
 
 def train(
     config: TrainConfig,
-    sources: Sequence[Source],
+    sources: Sequence[AnySource],
     folder: Path,
     *,
     execution: Execution | None = None,
@@ -76,8 +76,7 @@ def train(
     if newest is not None:
         progress = replace(load_checkpoint(newest, state), parts=shards)
 
-    parts = [split_episodes(source.dataset, config.held_out, config.seed) for source in sources]
-    frames, held_out = ([frames_of(part[index]) for part in parts] for index in (0, 1))
+    frames, held_out = zip(*(source.split(config.held_out, config.seed) for source in sources), strict=True)
     samples, unseen = Samples(sources, frames), Samples(sources, held_out)
     shares = mixture_shares([len(part) for part in frames], config.weights)
     sampler = Sampler(frames, shares, batch_size=config.batch_size, seed=config.seed)
@@ -103,6 +102,8 @@ def train(
         for step, batch in zip(steps, stream, strict=True):
             began = time.perf_counter()
             seen = augmenter.prepare(batch, step)
+            if step == 0 and ranks.is_first:
+                show_first_batch(folder, seen, sources, samples.processors)
             figures = update(state, seen, config, step=step, execution=execution, ranks=ranks)
             ended = time.perf_counter()
             progress = replace(progress, step=step + 1, skipped=progress.skipped + (not figures.made))

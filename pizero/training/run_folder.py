@@ -12,17 +12,25 @@ import numpy as np
 import torch
 
 from pizero.contract import Contract
-from pizero.data.loader import Source
+from pizero.data.loader import AnySource, Source
+from pizero.data.processor import Processor
 from pizero.data.sampler import Sampler
 from pizero.records import differences, read_record, to_data, write_record
 from pizero.training.checkpoint import Progress
 from pizero.training.config import Execution, TrainConfig
+from pizero.training.first_batch import (
+    action_labels,
+    camera_labels,
+    prompt_texts,
+    write_first_batch,
+)
 from pizero.training.ranks import Ranks
+from pizero.types import Batch
 
 EXECUTIONS = "executions.jsonl"
 
 
-def distinct_contracts(sources: Sequence[Source]) -> tuple[Contract, ...]:
+def distinct_contracts(sources: Sequence[AnySource]) -> tuple[Contract, ...]:
     """Return one contract for each robot; ValueError if datasets of one robot have different ones."""
     found: dict[str, Contract] = {}
     for source in sources:
@@ -43,12 +51,12 @@ def policy_folders(folder: Path, contracts: Sequence[Contract]) -> tuple[Path, .
     return tuple(folder / "policies" / contract.embodiment.name for contract in contracts)
 
 
-def read_so_far(sources: Sequence[Source], sampler: Sampler, steps: int) -> list[dict[str, Any]]:
+def read_so_far(sources: Sequence[AnySource], sampler: Sampler, steps: int) -> list[dict[str, Any]]:
     """Return what the first `steps` steps read of each dataset."""
     drawn = sampler.num_drawn(steps)
     return [
         {
-            "dataset": str(source.dataset.folder),
+            "dataset": str(source.folder),
             "robot": source.contract.embodiment.name,
             "training_frames": len(frames),
             "samples": number,
@@ -59,16 +67,33 @@ def read_so_far(sources: Sequence[Source], sampler: Sampler, steps: int) -> list
     ]
 
 
-def sample_names(sources: Sequence[Source], chosen: np.ndarray, frames: np.ndarray) -> list[dict[str, Any]]:
-    """Return where the samples of a step come from: dataset, episode, and frame within it."""
-    names = []
-    for source, frame in zip(chosen.tolist(), frames.tolist(), strict=True):
-        dataset = sources[source].dataset
-        episode = dataset.episode_of_frame(frame)
-        names.append(
-            {"dataset": str(dataset.folder), "episode": episode.index, "frame": frame - episode.start}
-        )
+def sample_names(
+    sources: Sequence[AnySource], chosen: np.ndarray, frames: np.ndarray
+) -> list[dict[str, Any]]:
+    """Return where the samples of a step come from: a frame of an episode of a dataset, or a question."""
+    names: list[dict[str, Any]] = []
+    for index, frame in zip(chosen.tolist(), frames.tolist(), strict=True):
+        source = sources[index]
+        place = {"question": frame}
+        if isinstance(source, Source):
+            episode = source.dataset.episode_of_frame(frame)
+            place = {"episode": episode.index, "frame": frame - episode.start}
+        names.append({"dataset": str(source.folder), **place})
     return names
+
+
+def show_first_batch(
+    folder: Path, batch: Batch, sources: Sequence[AnySource], processors: Sequence[Processor]
+) -> None:
+    """Write `first_batch.png`, what the model sees of some samples at step 0, and the numbers behind it."""
+    contracts = [source.contract for source in sources]
+    write_first_batch(
+        folder,
+        batch,
+        prompts=prompt_texts(batch.inputs.tokens, processors[0].tokenizer),
+        cameras=camera_labels(contracts),
+        actions=action_labels(contracts),
+    )
 
 
 def note_execution(folder: Path, execution: Execution, progress: Progress, ranks: Ranks) -> None:

@@ -18,7 +18,7 @@ from pizero.training.config import Execution, TrainConfig
 from pizero.training.freezing import freeze
 from pizero.training.optimizer import make_optimizer
 from pizero.training.ranks import Ranks
-from pizero.training.recompute import apply_recompute, layers_of
+from pizero.training.recompute import Recompute, apply_recompute, layers_of
 from pizero.training.sharding import divide_again, first_row, local, shard, whole
 from pizero.weights.folder import check_fit, read_policy
 
@@ -87,11 +87,7 @@ def make_state(
     """
     execution, ranks = execution or Execution(), ranks or Ranks()
     model = build(config.model, config.seed) if start is None else skeleton(config.model)
-    freeze(model, config.frozen)
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
-            parameter.data = parameter.data.to(getattr(torch, config.frozen_dtype))
-    apply_recompute(model, execution.recompute)
+    prepare_model(model, config, execution.recompute)
     if execution.compiled:
         for layer in layers_of(model):
             layer.compile()
@@ -101,6 +97,20 @@ def make_state(
     else:
         model.to_empty(device=ranks.device)
         _copy_weights(model, start, config.seed)
+    return state_of(model, config)
+
+
+def prepare_model(model: ActionModel, config: TrainConfig, recompute: Recompute) -> None:
+    """Freeze what a config freezes, store it as the config says, and let layers be computed again."""
+    freeze(model, config.frozen)
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(getattr(torch, config.frozen_dtype))
+    apply_recompute(model, recompute)
+
+
+def state_of(model: ActionModel, config: TrainConfig) -> State:
+    """Return a prepared model with its average, if the config has one, and its optimizer."""
     average = {
         name: parameter.detach().clone()
         for name, parameter in model.named_parameters()

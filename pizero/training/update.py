@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pizero.data.collate import rows_of
-from pizero.data.loader import Source
+from pizero.data.loader import AnySource
 from pizero.data.sampler import Sampler
 from pizero.models.base import Draws, Loss
 from pizero.training.augmentation import augment, draw_distortions, moving
@@ -58,7 +58,7 @@ class Augmenter:
     """What the model sees of a batch: its pictures augmented, and its steps masked, as the config says."""
 
     def __init__(
-        self, config: TrainConfig, sources: Sequence[Source], sampler: Sampler, ranks: Ranks
+        self, config: TrainConfig, sources: Sequence[AnySource], sampler: Sampler, ranks: Ranks
     ) -> None:
         self.config, self.sampler, self.ranks = config, sampler, ranks
         slots = [source.contract.slots or source.contract.embodiment.camera_names for source in sources]

@@ -169,8 +169,8 @@ def load_into(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None
     A model without memory (`skeleton`) takes the tensors as they are, another one copies their numbers.
     """
     own = model.state_dict()
-    shapes = [{name: tensor.shape for name, tensor in each.items()} for each in (own, tensors)]
-    check_fit(*shapes, source)
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    check_fit({name: tensor.shape for name, tensor in own.items()}, found, source)
     if any(weight.is_meta for weight in own.values()):
         laid = {name: _in_layout_of(own[name], tensor) for name, tensor in tensors.items()}
         model.load_state_dict(laid, assign=True)

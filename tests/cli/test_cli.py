@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pizero.cli.main import VERBS, main
+from pizero.data.lerobot import LeRobotDataset
 from pizero.recipes import RECIPES
 from pizero.weights.folder import write_policy
 from tests.small import demonstrate, small_config, small_contract
@@ -165,8 +166,9 @@ def test_statistics_take_every_choice(
 
 
 def test_dry_runs_write_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setitem(RECIPES, "small", lambda **_: small_config(num_steps=7))
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, "demo", "--dry-run") == 0
     assert [line.split()[2] for line in capsys.readouterr().out.splitlines() if line.startswith("$")] == [
@@ -176,8 +178,16 @@ def test_dry_runs_write_nothing(
         "evaluate",
         "report",
     ]
-    assert run(monkeypatch, "train", "--dataset", "d", "--output", "o", "--dry-run") == 0
-    assert "parameters; would train" in capsys.readouterr().out
+    small = ("train", "--output", "o", "--recipe", "small", "--dry-run", "--dataset")
+    assert run(monkeypatch, *small, str(dataset)) == 0
+    assert "would train 7 steps into o; nothing was written" in capsys.readouterr().out
+    assert run(monkeypatch, *small, str(dataset), "d", "--json") == 2
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert [row["problem"] is None for row in found["datasets"]] == [True, False]
+    assert found["datasets"][0]["frames"] == LeRobotDataset.open(dataset).num_frames
+    assert found["memory"]["peak"] > found["memory"]["weights"] == 4 * found["parameters"]
+    assert "d is not a LeRobot dataset" in told.err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""π0-FAST's way in and out: actions to tokens in training, tokens to actions when acting."""
+"""Actions to tokens in training, for π0-FAST and co-trained π0.5; tokens to actions when a π0-FAST acts."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pizero.data.processor import Processor
 from pizero.data.text import ByteTokenizer
 from pizero.models.build import build
 from pizero.models.pi0_fast import Pi0FASTConfig
+from pizero.models.pi05 import CoTraining, Pi05Config
 from pizero.policy.policy import Policy
 from pizero.robots import NAVIGATION2D
 from pizero.types import Example
@@ -124,3 +125,52 @@ def test_actions_of_another_shape_are_refused(folder: Path, unchecked: None) -> 
     sample = example(processor)
     with pytest.raises(ValueError, match=r"expected actions of shape \[6, 2\].*found \[6, 1\]"):
         processor.encode_example(replace(sample, actions=sample.actions[:, :1]))
+
+
+def co_trained_contract(folder: Path) -> Contract:
+    return replace(fast_contract(folder), prompt="pi05")
+
+
+def test_a_co_trained_pi05_learns_the_tokens_of_the_chunk_after_its_prompt(folder: Path) -> None:
+    """The target is the fitted tokenizer's ids, counted down from the first id, a bar and the end."""
+    processor = Processor(co_trained_contract(folder), folder)
+    sample = example(processor)
+    batch = processor.encode_example(sample)
+    tokens = batch.inputs.tokens
+    written = FastTokenizer.load_folder(folder / "fast").encode(batch.actions)
+    assert tokens.ids[tokens.target].tolist() == [*(FIRST_ID - index for index in written), ord("|") + 3, 1]
+    assert np.array_equal(tokens.target, tokens.causal)
+    prompt = processor.tokenizer.decode(tokens.ids[tokens.valid & ~tokens.target].tolist())
+    assert prompt.startswith("Task: go to the red disc, State: ")
+    assert prompt.endswith(";\nAction: ")
+    served = processor.encode(sample.observation).tokens
+    assert np.array_equal(served.ids, np.where(tokens.target, 0, tokens.ids))
+    assert np.array_equal(served.valid, tokens.valid & ~tokens.target)
+    assert not served.target.any()
+
+
+def test_a_co_trained_pi05_acts_by_numbers(folder: Path) -> None:
+    """As the same model does under a contract that knows no action tokens."""
+    agreed = co_trained_contract(folder)
+    config = Pi05Config(
+        backbone=replace(TINY_PI0.backbone, vocab_size=FIRST_ID + 1),
+        expert=replace(TINY_PI0.expert, conditioned=True),
+        action_dim=2,
+        horizon=6,
+        co_training=CoTraining(),
+    )
+    policy = Policy(build(config), agreed, files=folder)
+    plain = Policy(build(replace(config, co_training=None)), replace(agreed, action_tokens=None))
+    shown = observation(NAVIGATION2D)
+    chunk = policy.act(shown)
+    assert chunk.shape == (6, 2)
+    np.testing.assert_array_equal(chunk, plain.act(shown))
+    sample = example(policy.processor)
+    normalized = policy.processor.encode_example(sample).actions
+    np.testing.assert_allclose(policy.processor.decode(normalized, shown), sample.actions, atol=1e-5)
+
+
+def test_actions_as_tokens_are_refused_where_the_prompt_has_no_place_for_them(folder: Path) -> None:
+    processor = Processor(replace(fast_contract(folder), prompt="pi0"), folder)
+    with pytest.raises(ValueError, match="after the prompts 'pi05' and 'pi0_fast', found 'pi0'"):
+        processor.encode_example(example(processor))

@@ -160,3 +160,36 @@ def test_an_observation_that_breaks_the_contract_is_refused(changes: dict[str, A
     processor.encode(shown)
     with pytest.raises(ValueError, match=message):
         processor.encode(replace(shown, **changes))
+
+
+def test_a_question_is_text_alone_in_the_slots_of_its_pictures() -> None:
+    """By hand: one picture of two, nothing of a state, no step and every padded number told apart."""
+    some_contract = replace(contract(METAWORLD), prompt="pi05", image_size=96, width=6, max_tokens=60)
+    processor = Processor(replace(some_contract, slots=("left", "", "right")))
+    picture = observation(METAWORLD).images["right"]
+    batch = processor.encode_question({"right": picture}, "what is_it?\n", " a cup")
+    np.testing.assert_array_equal(batch.inputs.images[2], picture.transpose(2, 0, 1))
+    assert not batch.inputs.images[:2].any()
+    assert batch.inputs.camera_valid.tolist() == [False, False, True]
+    tokens = batch.inputs.tokens
+    assert bytes((tokens.ids[tokens.valid & ~tokens.target][1:] - 3).tolist()) == b"what is it?\n"
+    assert bytes((tokens.ids[tokens.target][:-1] - 3).tolist()) == b"a cup"
+    assert batch.inputs.state.tolist() == [0.0] * 6
+    assert batch.actions.tolist() == [[0.0] * 6] * 3
+    assert batch.valid.tolist() == [False] * 3
+    assert batch.real.tolist() == [True] * 4 + [False] * 2
+    robot = processor.encode_example(example(processor.contract))
+    both = collate([robot, batch], torch.device("cpu"))
+    assert both.inputs.images.shape == (2, 3, 3, 96, 96)
+    assert both.inputs.tokens.target.any(dim=1).tolist() == [False, True]
+
+
+def test_a_question_that_breaks_the_contract_is_refused() -> None:
+    pictures = observation(METAWORLD).images
+    with pytest.raises(ValueError, match="prompt 'pi0' learns no text: leave the questions out"):
+        Processor(contract(METAWORLD)).encode_question(pictures, "what?", "a cup")
+    processor = Processor(replace(contract(METAWORLD), prompt="pi0_fast"))
+    with pytest.raises(ValueError, match="expected pictures of the cameras right, left, found front"):
+        processor.encode_question({"front": pictures["left"]}, "what?", "a cup")
+    with pytest.raises(ValueError, match="at most 24 tokens, found 7 of the question and 18 of the answer"):
+        processor.encode_question(pictures, "what?", "a cup and a saucer"[:17])

@@ -25,6 +25,7 @@ from pizero.data.text import (
     find_paligemma_tokenizer,
     prompt_text,
     prompt_tokens,
+    question_tokens,
 )
 from pizero.types import Tokens
 from tests.golden_weights import GOLDEN
@@ -144,10 +145,63 @@ def test_an_empty_instruction_is_refused_where_openpi_writes_one(
             prompt_tokens(FORMS[form], case["prompt"], state, pieces, 300)
 
 
-@pytest.mark.parametrize("prompt", ["pi0", "pi05"])
-def test_actions_follow_only_the_prompt_of_pi0_fast(prompt: Any) -> None:
-    with pytest.raises(ValueError, match=f"after the prompt 'pi0_fast', found '{prompt}'"):
-        prompt_tokens(prompt, "go", NOTHING, TOKENIZER, 64, action_ids=[300])
+def test_no_actions_follow_the_prompt_of_pi0() -> None:
+    with pytest.raises(ValueError, match="after the prompts 'pi05' and 'pi0_fast', found 'pi0'"):
+        prompt_tokens("pi0", "go", NOTHING, TOKENIZER, 64, action_ids=[300])
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['prompt'].strip()!r}-{case['max_len']}")
+def test_pi05_writes_after_its_prompt_what_pi0_fast_writes_after_the_mark(
+    case: dict[str, Any], pieces: SentencePieceTokenizer
+) -> None:
+    """openpi's tokens of π0.5's prompt, then those that its π0-FAST has to write, but for "Action: "."""
+    golden, state = case["fast_train"], np.array(case["state"], dtype=np.float32)
+    action_ids = GOLDEN_TOKENS["fast"]["paligemma_ids"][golden["test_chunk_index"]]
+    tokens = prompt_tokens("pi05", case["prompt"], state, pieces, 300, action_ids=action_ids)
+    prompt = prompt_tokens("pi05", case["prompt"], state, pieces, 300)
+    length = int(prompt.valid.sum())
+    kept = min(length, len(case["pi05"]["tokens"]))
+    assert tokens.ids[:kept].tolist() == case["pi05"]["tokens"][:kept]
+    fast = prompt_tokens("pi0_fast", case["prompt"], state, pieces, 300, action_ids=action_ids)
+    mark = pieces.encode("Action: ")
+    written = fast.ids[fast.target].tolist()
+    assert written[: len(mark)] == mark
+    assert tokens.ids[tokens.target].tolist() == written[len(mark) :]
+    assert tokens.target.tolist() == [length <= i < length + len(written) - len(mark) for i in range(300)]
+    assert np.array_equal(tokens.causal, tokens.target)
+    assert tokens.valid.tolist() == [i < length + len(written) - len(mark) for i in range(300)]
+    assert not tokens.ids[~tokens.valid].any()
+
+
+@given(st.text(min_size=1, max_size=12), st.text(min_size=1, max_size=12), st.integers(0, 5))
+def test_a_question_is_paligemma_s(question: str, answer: str, spare: int) -> None:
+    """[begin | question | line break] to read, [answer | end] to write, byte by byte."""
+    asked, written = clean(question).encode(), answer.strip().encode()
+    prompt, target = [2, *(byte + 3 for byte in asked), ord("\n") + 3], [*(byte + 3 for byte in written), 1]
+    length = len(prompt) + len(target)
+    if not asked or not written:
+        with pytest.raises(ValueError, match="expected a question and its answer, found"):
+            question_tokens(question, answer, TOKENIZER, length + spare)
+        return
+    tokens = question_tokens(question, answer, TOKENIZER, length + spare)
+    assert tokens.ids.tolist() == [*prompt, *target, *[0] * spare]
+    assert tokens.valid.tolist() == [True] * length + [False] * spare
+    expected = [False] * len(prompt) + [True] * len(target) + [False] * spare
+    assert tokens.target.tolist() == tokens.causal.tolist() == expected
+    with pytest.raises(ValueError, match=rf"{len(prompt)} of the question and {len(target)} of the answer"):
+        question_tokens(question, answer, TOKENIZER, length - 1)
+
+
+def test_the_line_break_after_a_question_is_a_piece_of_its_own(pieces: SentencePieceTokenizer) -> None:
+    ids = question_tokens("pick up the fork", "yes", pieces, 64).ids.tolist()
+    text = pieces.processor
+    assert ids[: ids.index(END) + 1] == [
+        BEGIN,
+        *text.EncodeAsIds("pick up the fork"),
+        *text.EncodeAsIds("\n"),
+        *text.EncodeAsIds("yes"),
+        END,
+    ]
 
 
 def test_what_is_too_long_is_told_apart() -> None:
