@@ -1,6 +1,6 @@
 """A sixth task from few demonstrations: fine-tuning a policy that knows five, against training from scratch.
 
-    python -m studies.fine_tuning RUN OUTPUT [--task faucet-open] [--demonstrations 3 10 30] [--quick]
+    python -m studies.fine_tuning RUN OUTPUT [--task faucet-open] [--demonstrations 2 5 15] [--quick]
 
 RUN is the folder of a finished `pizero demo`; none of its demonstrations shows the task. Every run sees the
 same demonstrations in as many updates of the same size, and is judged in closed loop on the same scenes,
@@ -126,10 +126,10 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--task", default="faucet-open")
-    parser.add_argument("--demonstrations", type=int, nargs="+", default=[3, 10, 30])
+    parser.add_argument("--demonstrations", type=int, nargs="+", default=[2, 5, 15])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--episodes", type=int, default=30)
     parser.add_argument("--quick", action="store_true", help="10 steps, one seed, two scenes")
     given = parser.parse_args()

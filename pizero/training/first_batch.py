@@ -169,7 +169,7 @@ def _bars(pen: ImageDraw.ImageDraw, corner: tuple[int, int], numbers: np.ndarray
     middle = top + STATE / 2
     pen.line((start, middle, left + PANEL, middle), fill=GRAY)
     for place, number in enumerate(numbers):
-        height, color = _scaled(number, STATE)
+        height, color = _scaled(float(number), STATE)
         across = start + place * width
         edges = sorted((middle, middle - height))
         pen.rectangle((across + 1, edges[0], across + max(min(width - 2, 24), 2), edges[1]), fill=color)
@@ -199,9 +199,10 @@ def _curve(
     middle = top + height / 2
     pen.line((left, middle, left + width, middle), fill=PALE)
     across = left + np.linspace(0, width, len(numbers)) if len(numbers) > 1 else np.array([left + width / 2])
-    points = [(x, middle - _scaled(number, height)[0]) for x, number in zip(across, numbers, strict=True)]
+    scaled = [_scaled(number, height) for number in numbers.tolist()]
+    points = [(x, middle - offset) for x, (offset, _) in zip(across, scaled, strict=True)]
     for step in range(len(points)):
-        color = _scaled(numbers[step], height)[1] if valid[step] else GRAY
+        color = scaled[step][1] if valid[step] else GRAY
         if step:
             pen.line((*points[step - 1], *points[step]), fill=color, width=2)
         x, y = points[step]

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,10 +20,13 @@ from unittest import mock
 import torch
 
 from pizero.data.lerobot import LeRobotDataset
+from pizero.recipes import find_recipe
 from pizero.training import update
-from pizero.training.config import Execution
+from pizero.training.config import Execution, TrainConfig
 from pizero.training.loop import InterruptedRunError, train
+from pizero.training.optimizer import OptimizerConfig
 from pizero.training.ranks import Ranks, join_ranks
+from pizero.training.starting import inherit, read_start
 from tests.small import small_config, small_contract, small_source
 
 NUM_STEPS = 8
@@ -46,6 +50,22 @@ def interrupted(ranks: Ranks, *, only: int, step: int) -> Iterator[None]:
         yield
 
 
+def adapted(policy: Path) -> TrainConfig:
+    """Return a run that trains adapters of a policy whose own weights are stored in bfloat16."""
+    start = read_start(policy)
+    config = find_recipe("fine_tune_lora", start.model)(num_steps=NUM_STEPS)
+    rates = OptimizerConfig(peak_rate=2e-4, warmup_steps=1, decay_steps=NUM_STEPS)
+    small = replace(
+        config,
+        embodiments=(start.contract.embodiment.name,),
+        batch_size=16,
+        frozen_dtype="bfloat16",
+        optimizer=rates,
+        held_out=0.1,
+    )
+    return inherit(small, start)
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     dataset = LeRobotDataset.open(folder / "dataset")
@@ -67,6 +87,8 @@ def main(folder: Path) -> None:
         run("stopped")
         run("replicated", shards=1)
         run("pieces", micro_batches=2, recompute="layers")
+        policy = folder / "alone" / "policy"
+        train(adapted(policy), [source], folder / "adapters", ranks=ranks, start=policy)
         run("begun_by_one")
         try:
             with interrupted(ranks, only=0, step=STOP_AT):

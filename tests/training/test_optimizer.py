@@ -15,6 +15,7 @@ from torch import nn
 
 from pizero.training.optimizer import (
     OptimizerConfig,
+    WeightGroup,
     clip_gradients,
     learning_rate,
     make_optimizer,
@@ -144,3 +145,35 @@ def test_the_average_of_a_still_model_approaches_it_geometrically() -> None:
     for _ in range(20):
         update_average(average, model, 0.9)
     torch.testing.assert_close(average["w"], torch.full((3,), 1.0 - 0.9**20))
+
+
+def test_groups_have_rates_and_decays_of_their_own() -> None:
+    """Plain descent in one step of AdamW: the first step moves every weight by its rate, and decays it."""
+    model = nn.ModuleDict({name: nn.Linear(2, 2) for name in ("vision", "text", "head")})
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    config = OptimizerConfig(
+        weight_decay=0.0,
+        groups=(
+            WeightGroup(rule="vision.*", rate=0.1),
+            WeightGroup(rule="*.bias", rate=2.0),
+            WeightGroup(rule="text.*", weight_decay=0.5),
+        ),
+    )
+    optimizer = make_optimizer(config, model)
+    for weight in model.parameters():
+        weight.grad = torch.ones_like(weight)
+    set_rate(optimizer, 0.01)
+    optimizer.step()
+    moved = {name: (before[name] - weight.detach()) for name, weight in model.named_parameters()}
+    expected = {"vision.weight": 0.001, "vision.bias": 0.001, "text.bias": 0.02, "head.bias": 0.02}
+    for name, distance in (expected | {"head.weight": 0.01}).items():
+        torch.testing.assert_close(moved[name], torch.full_like(moved[name], distance), atol=1e-6, rtol=0)
+    decayed = 0.01 + 0.01 * 0.5 * before["text.weight"]
+    torch.testing.assert_close(moved["text.weight"], decayed, atol=1e-6, rtol=0)
+
+
+def test_a_group_without_weights_is_refused() -> None:
+    config = OptimizerConfig(groups=(WeightGroup(rule="visoin.*"),))
+    model = nn.ModuleDict({"vision": nn.Linear(2, 2)})
+    with pytest.raises(ValueError, match=r"belongs to the group 'visoin\.\*': did you mean 'vision\.\*'"):
+        make_optimizer(config, model)

@@ -19,11 +19,11 @@ from pizero.models.build import skeleton
 from pizero.models.pi0 import PI0
 from pizero.nn.gemma import GemmaLayer
 from pizero.training.checkpoint import part_name
-from pizero.training.loop import InterruptedRunError
+from pizero.training.loop import InterruptedRunError, train
 from pizero.training.ranks import Ranks
 from pizero.training.sharding import check_shards, first_row, local, shard
-from tests.small import demonstrate, small_config, small_contract, small_train
-from tests.training.on_two_ranks import NUM_STEPS, STOP_AT, interrupted
+from tests.small import demonstrate, small_config, small_contract, small_source, small_train
+from tests.training.on_two_ranks import NUM_STEPS, STOP_AT, adapted, interrupted
 
 ROOT = Path(__file__).parents[2]
 CLOSE = 2e-5
@@ -65,6 +65,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ended = torchrun("tests.training.on_two_ranks", str(folder))
     assert ended.returncode == 0, ended.stderr[-3000:]
     one_process(folder, "begun_by_two")
+    policy = folder / "alone" / "policy"
+    dataset = LeRobotDataset.open(folder / "dataset")
+    source = small_source(dataset, small_contract(small_config(num_steps=NUM_STEPS), dataset))
+    train(adapted(policy), [source], folder / "adapters_alone", start=policy)
     return folder
 
 
@@ -102,6 +106,18 @@ def test_however_a_run_is_divided_it_computes_the_same(runs: Path, name: str) ->
         json.loads((run / "validation.jsonl").read_text())["action_error"] for run in (alone, divided)
     ]
     assert validation[0] == pytest.approx(validation[1], rel=1e-3)
+
+
+def test_adapters_beside_rounded_weights_are_divided_too(runs: Path) -> None:
+    alone, divided, base = (weights(runs / name) for name in ("adapters_alone", "adapters", "alone"))
+    assert alone.keys() == divided.keys()
+    moved = 0
+    for name, weight in alone.items():
+        assert weight.dtype == divided[name].dtype
+        assert (divided[name] - weight).abs().max() <= CLOSE, name
+        moved += name in base and not weight.equal(base[name].to(weight.dtype))
+    assert moved > 10, "the image encoder and the projections train"
+    assert losses(runs / "adapters") == pytest.approx(losses(runs / "adapters_alone"), rel=1e-4)
 
 
 def test_a_checkpoint_is_divided_and_says_so(runs: Path) -> None:
