@@ -44,8 +44,9 @@ simulated arm, in about a quarter of an hour on two CPU cores. Each verb says wh
 next.
 
 Exit status: 0 done; 1 a failure of the program, or the answer of `explain` (unhealthy), `stats diff`
-(different) and `doctor --strict` (warnings); 2 wrong input, which one sentence names, or errors that `doctor`
-found; 130 interrupted: the same command goes on."""
+(different) and `doctor --strict` (warnings); 2 what one sentence names: wrong input, a full disk, a training
+run that diverged or lost a process, errors that `doctor` found; 130 interrupted: the same command goes on.
+torchrun itself ends with 1 if one of its processes ends with anything but 0."""
 
 
 def main() -> None:

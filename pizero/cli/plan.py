@@ -105,7 +105,13 @@ def _dataset(folder: Path) -> dict[str, Any]:
     try:
         dataset = open_dataset(folder)
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        return {"dataset": str(folder), "episodes": None, "frames": None, "tasks": None, "problem": str(error)}
+        return {
+            "dataset": str(folder),
+            "episodes": None,
+            "frames": None,
+            "tasks": None,
+            "problem": str(error),
+        }
     return {
         "dataset": str(folder),
         "episodes": len(dataset.episodes),

@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -16,9 +16,12 @@ from pizero.cli.options import Json, say
 from pizero.cli.plan import plan, print_plan
 from pizero.data.frames import FrameSource
 from pizero.data.hub import open_dataset
+from pizero.models.pi0_fast import Pi0FASTConfig
 from pizero.recipes import NEEDS_START, Precision, find_recipe
 from pizero.records import read_record
+from pizero.training.augmentation import Augmentation
 from pizero.training.config import Execution, Tracker, TrainConfig
+from pizero.training.loop import sigterm_interrupts
 from pizero.training.loop import train as train_policy
 from pizero.training.ranks import join_ranks
 from pizero.training.recompute import Recompute
@@ -46,6 +49,9 @@ def train(
     batch_size: int | None = None,
     rate: float | None = None,
     precision: Precision | None = None,
+    augment: Literal["none", "openpi", "intended"] | None = None,
+    num_draws: int | None = None,
+    ema_decay: float | None = None,
     frames: FrameSource = "auto",
     frame_cache: Path | None = None,
     workers: int = DEFAULT.num_workers,
@@ -73,7 +79,10 @@ def train(
     Args:
         dataset: Folder of a LeRobot dataset, or several: a mixture.
         output: Folder of the run: config, logs, checkpoints, and `policy` when it is finished.
-        recipe: Name of the experiment; by default `metaworld`, or `fine_tune` with --start-from.
+        recipe: Name of the experiment: metaworld (the default), metaworld_positions, metaworld_fast,
+            metaworld_pi05, metaworld_co_trained, metaworld_and_navigation; with --start-from fine_tune (the
+            default then), fine_tune_lora, fine_tune_expert, or for published sizes pi0, pi05, pi0_fast, each
+            also with _lora, and pi0_expert, pi05_expert.
         config: File with the config of another run (its `config.json`), instead of a recipe.
         start_from: Folder of the policy whose weights and contract the run starts from.
         robot: Name of the robot that made the data, or of several, instead of the recipe's.
@@ -87,6 +96,9 @@ def train(
         batch_size: Samples of one update, over all processes, instead of the recipe's.
         rate: Peak learning rate, instead of the recipe's; the final rate keeps its proportion.
         precision: Dtype of the transformers' activations; by default bfloat16 where the processor has it.
+        augment: Change the pictures: as openpi's library behaves, as its config intends, or not at all.
+        num_draws: Pairs of noise and flow time for each observation; more of them are no more observations.
+        ema_decay: Decay of the moving average of the weights, instead of the recipe's; 0 is the last weights.
         frames: Where pictures come from: decoded into memory, into a cache on disk, or on demand from video.
         frame_cache: Folder of that cache; it serves other runs on the same data too.
         workers: Processes that prepare batches; 0 is a thread.
@@ -115,9 +127,12 @@ def train(
         steps=steps,
         rate=rate,
         precision=precision,
+        augment=augment,
+        num_draws=num_draws,
         chosen={
             "weights": weights or None,
             "batch_size": batch_size,
+            "ema_decay": ema_decay,
             "max_damaged": max_damaged,
             "max_skipped": max_skipped,
             "seed": seed,
@@ -178,7 +193,8 @@ def train(
                     say(f"{policy}: a policy for {name}", next_command=f"pizero evaluate {policy}")
 
     under_torchrun = "WORLD_SIZE" in os.environ
-    (record(run) if under_torchrun else run)()  # torchrun shows what a process failed of
+    with sigterm_interrupts():
+        (record(run) if under_torchrun else run)()  # torchrun shows what a process failed of
 
 
 def resolve(
@@ -190,6 +206,8 @@ def resolve(
     steps: int | None,
     rate: float | None,
     precision: Precision | None,
+    augment: Literal["none", "openpi", "intended"] | None,
+    num_draws: int | None,
     chosen: dict[str, Any],
 ) -> TrainConfig:
     """Return what a run computes: a recipe or another run's config, with what the user chose instead.
@@ -225,6 +243,16 @@ def resolve(
         optimizer = resolved.optimizer
         final = optimizer.final_rate * rate / optimizer.peak_rate
         resolved = replace(resolved, optimizer=replace(optimizer, peak_rate=rate, final_rate=final))
+    if augment is not None:
+        style = Augmentation(saturation_acts=augment == "intended")
+        resolved = replace(resolved, augmentation=None if augment == "none" else style)
+    if num_draws is not None:
+        if isinstance(resolved.model, Pi0FASTConfig) or num_draws < 1:
+            raise ValueError(
+                f"expected at least one draw of noise, for a model that denoises; found {num_draws} for a "
+                f"{type(resolved.model).__name__.removesuffix('Config')}"
+            )
+        resolved = replace(resolved, model=replace(resolved.model, num_draws=num_draws))
     names = {field.name for field in fields(TrainConfig)}
     assert names >= set(chosen)
     resolved = replace(resolved, **{name: value for name, value in chosen.items() if value is not None})

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pizero.records import read_record, write_record
+from pizero.records import fingerprint, read_record, write_record
 from pizero.training.ranks import Ranks
 from pizero.training.sharding import first_row, local
 from pizero.training.state import State
@@ -59,7 +59,7 @@ def save_checkpoint(
     keep_last: int = 2,
     keep_every: int = 0,
 ) -> None:
-    """Write `folder/step-…` and remove all but the newest `keep_last`, and multiples of `keep_every`.
+    """Write `folder/step-…`, remove those of later steps, which could not be read, and `clear` the folder.
 
     The first `progress.parts` processes write, each its own rows. OSError if one of them cannot; then nothing
     has changed.
@@ -84,12 +84,30 @@ def save_checkpoint(
     try:
         if ranks.is_first:
             _finish(partial, target, progress)
-            for old in sorted(folder.glob("step-????????"))[:-keep_last]:
-                if not keep_every or int(old.name.removeprefix("step-")) % keep_every:
-                    shutil.rmtree(old)
+            for path in sorted(folder.glob("step-????????")):
+                if step_of(path) > progress.step:
+                    shutil.rmtree(path)
+            clear(folder, progress.step, keep_last=keep_last, keep_every=keep_every)
     except OSError as problem:
         error = problem
     _agree(error, target, ranks, partial)
+
+
+def clear(folder: Path, step: int, *, keep_last: int, keep_every: int = 0) -> None:
+    """Remove what is half-written, and of the checkpoints up to a step all but the newest `keep_last`, and
+    multiples of `keep_every`.
+    """
+    for partial in folder.glob("step-????????.partial"):
+        shutil.rmtree(partial)
+    made = sorted(path for path in folder.glob("step-????????") if step_of(path) <= step)
+    for old in made[:-keep_last]:
+        if not keep_every or step_of(old) % keep_every:
+            shutil.rmtree(old)
+
+
+def step_of(path: Path) -> int:
+    """Return the step of a checkpoint, by its name."""
+    return int(path.name.removeprefix("step-"))
 
 
 def _write_part(path: Path, state: State) -> None:
@@ -140,7 +158,7 @@ def newest_checkpoint(folder: Path, ranks: Ranks | None = None) -> Path | None:
     """
     ranks = ranks or Ranks()
     newest = _newest(folder) if ranks.is_first else None
-    step = -1 if newest is None else int(newest.name.removeprefix("step-"))
+    step = -1 if newest is None else step_of(newest)
     agreed = ranks.sum(torch.tensor(step if ranks.is_first else 0, device=ranks.device)).item()
     return None if agreed < 0 else folder / f"step-{int(agreed):08d}"
 
@@ -155,6 +173,16 @@ def _newest(folder: Path) -> Path | None:
         else:
             return path
     return None
+
+
+def check_origin(path: Path, run: Path) -> None:
+    """Raise ValueError unless a checkpoint was made with the config in a run's folder."""
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))  # as it was when the run began
+    if read_record(Progress, path / PROGRESS).fingerprint != fingerprint(config):
+        raise ValueError(
+            f"{path} was made with another config than {run / 'config.json'}, so it is of another run: move "
+            f"it away, and the same command goes on from what is left"
+        )
 
 
 @torch.no_grad()

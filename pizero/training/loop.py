@@ -16,7 +16,14 @@ from pizero.data.loader import AnySource, Samples, batches
 from pizero.data.sampler import Sampler, mixture_shares
 from pizero.progress import counting
 from pizero.records import fingerprint, to_data
-from pizero.training.checkpoint import Progress, load_checkpoint, newest_checkpoint, save_checkpoint
+from pizero.training.checkpoint import (
+    Progress,
+    check_origin,
+    clear,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
 from pizero.training.config import Execution, TrainConfig
 from pizero.training.ranks import Ranks
 from pizero.training.run_folder import (
@@ -28,6 +35,7 @@ from pizero.training.run_folder import (
     sample_names,
     show_first_batch,
     write_json,
+    writing,
 )
 from pizero.training.sharding import check_shards
 from pizero.training.state import make_state
@@ -65,7 +73,10 @@ def train(
     check_division(config, execution, ranks)
     check_shards(shards := execution.shards or ranks.world_size, ranks)
     contracts = distinct_contracts(sources)
-    with ranks.in_turn():
+    frames, held_out = zip(*(source.split(config.held_out, config.seed) for source in sources), strict=True)
+    shares = mixture_shares([len(part) for part in frames], config.weights)
+    sampler = Sampler(frames, shares, batch_size=config.batch_size, seed=config.seed)
+    with ranks.in_turn(), writing(folder):
         claim(folder, config, contracts)
     policies = policy_folders(folder, contracts)
     if all(path.exists() for path in policies):
@@ -74,12 +85,10 @@ def train(
     progress = Progress(step=0, fingerprint=fingerprint(config), parts=shards)
     newest = newest_checkpoint(folder / "checkpoints", ranks)
     if newest is not None:
+        check_origin(newest, folder)
         progress = replace(load_checkpoint(newest, state), parts=shards)
 
-    frames, held_out = zip(*(source.split(config.held_out, config.seed) for source in sources), strict=True)
     samples, unseen = Samples(sources, frames), Samples(sources, held_out)
-    shares = mixture_shares([len(part) for part in frames], config.weights)
-    sampler = Sampler(frames, shares, batch_size=config.batch_size, seed=config.seed)
     steps = range(progress.step, config.num_steps)
     stream = batches(
         samples,
@@ -91,7 +100,15 @@ def train(
     )
     augmenter = Augmenter(config, sources, sampler, ranks)
     if ranks.is_first:
-        note_execution(folder, execution, progress, ranks)
+        with writing(folder):
+            clear(
+                folder / "checkpoints",
+                progress.step,
+                keep_last=execution.keep_last,
+                keep_every=execution.keep_every,
+            )
+            write_json(folder / "samples.json", read_so_far(sources, sampler, progress.step))
+            note_execution(folder, execution, progress, ranks)
     with (
         trackers_of(folder, config, execution, progress, ranks) as trackers,
         Log(folder / "skipped.jsonl", progress.step) as skipped,
@@ -103,7 +120,8 @@ def train(
             began = time.perf_counter()
             seen = augmenter.prepare(batch, step)
             if step == 0 and ranks.is_first:
-                show_first_batch(folder, seen, sources, samples.processors)
+                with writing(folder / "first_batch.png"):
+                    show_first_batch(folder, seen, sources, samples.processors)
             figures = update(state, seen, config, step=step, execution=execution, ranks=ranks)
             ended = time.perf_counter()
             progress = replace(progress, step=step + 1, skipped=progress.skipped + (not figures.made))
@@ -121,12 +139,13 @@ def train(
             )
             if not figures.made:
                 if ranks.is_first:
-                    skipped.write(
-                        step=progress.step,
-                        loss=figures.loss,
-                        gradient_norm=figures.gradient_norm,
-                        samples=sample_names(sources, *sampler.step(step)),
-                    )
+                    with writing(folder / "skipped.jsonl"):
+                        skipped.write(
+                            step=progress.step,
+                            loss=figures.loss,
+                            gradient_norm=figures.gradient_norm,
+                            samples=sample_names(sources, *sampler.step(step)),
+                        )
                 check_skipped(progress.skipped, config, folder)
             counter.advance(note=f"loss {figures.loss:.4f}")
             last = progress.step == config.num_steps
@@ -144,7 +163,8 @@ def train(
                     keep_every=execution.keep_every,
                 )
                 if ranks.is_first:
-                    write_json(folder / "samples.json", read_so_far(sources, sampler, progress.step))
+                    with writing(folder / "samples.json"):
+                        write_json(folder / "samples.json", read_so_far(sources, sampler, progress.step))
             if stopping and not last:
                 raise InterruptedRunError(f"stopped after step {progress.step}, which is saved")
             waited_from = time.perf_counter()
@@ -153,7 +173,8 @@ def train(
         for contract, path in zip(contracts, policies, strict=True):
             files = next(source.files for source in sources if source.contract == contract)
             if ranks.is_first and not path.exists():
-                write_policy(path, config=config.model, contract=contract, tensors=weights, files=files)
+                with writing(path):
+                    write_policy(path, config=config.model, contract=contract, tensors=weights, files=files)
     return policies
 
 
@@ -189,6 +210,20 @@ class Stop:
         if self.is_set:
             raise KeyboardInterrupt
         self.is_set = True
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM interrupt as Ctrl-C does, where no loop honours it at the end of its step."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager

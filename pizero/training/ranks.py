@@ -60,8 +60,8 @@ class Ranks:
 def join_ranks(*, timeout: float = 600.0) -> Iterator[Ranks]:
     """Give this process its place among those that torchrun started, or let it be the only one.
 
-    A process that waits for another one longer than `timeout` seconds fails with an error. ValueError if
-    there are more processes on this machine than GPUs.
+    RuntimeError if another process ends, or is waited for longer than `timeout` seconds. ValueError if there
+    are more processes on this machine than GPUs.
     """
     on_gpu = torch.cuda.is_available()
     if "WORLD_SIZE" not in os.environ:
@@ -86,5 +86,13 @@ def join_ranks(*, timeout: float = 600.0) -> Iterator[Ranks]:
         be_silent()
     try:
         yield Ranks(rank=rank, world_size=dist.get_world_size(), device=device)
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        raise RuntimeError(
+            f"process {rank + 1} of {dist.get_world_size()} lost another one, which died, failed (then it "
+            f"says of what), or did not answer for {timeout:g} s ({str(error).splitlines()[0]}). The last "
+            f"checkpoint is whole: the same command goes on"
+        ) from None
     finally:
         dist.destroy_process_group()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from pizero.contract import Contract
 from pizero.data.loader import AnySource, Source
@@ -109,6 +111,18 @@ def note_execution(folder: Path, execution: Execution, progress: Progress, ranks
     }
     with (folder / EXECUTIONS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Let the error of a full disk, or of a folder that may not be written, say what to do."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
+        raise OSError(
+            f"{path} could not be written: {error}. The checkpoints are whole: make room, or make the folder "
+            f"writable, and the same command goes on"
+        ) from None
 
 
 def claim(folder: Path, config: TrainConfig, contracts: Sequence[Contract]) -> None:

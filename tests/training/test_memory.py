@@ -237,7 +237,7 @@ def test_two_processes_that_share_a_model_take_what_was_estimated(recompute: str
         check=True,
     )
     (found,) = (int(line) for line in done.stdout.splitlines() if line.isdigit())
-    assert estimate.peak == pytest.approx(found, rel=0.15)
+    assert 0.85 * found < estimate.peak < 1.02 * found  # the system counts what libraries keep, too
 
 
 def print_resident(execution: Execution) -> None:
