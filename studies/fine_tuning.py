@@ -1,11 +1,11 @@
 """A sixth task from few demonstrations: fine-tuning a policy that knows five, against training from scratch.
 
-    python -m studies.fine_tuning RUN OUTPUT [--task faucet-open] [--demonstrations 2 5 15] [--quick]
+    python -m studies.fine_tuning RUN OUTPUT [--task window-close] [--demonstrations 3 10 30] [--quick]
 
 RUN is the folder of a finished `pizero demo`; none of its demonstrations shows the task. Every run sees the
 same demonstrations in as many updates of the same size, and is judged in closed loop on the same scenes,
-which no demonstration shows. OUTPUT gets `fine_tuning.json` and `fine_tuning.svg`; a run that is there is
-not made again.
+which no demonstration shows. OUTPUT gets `fine_tuning.json` and `fine_tuning.svg` of all runs that it holds;
+a run that is there is not made again.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--task", default="faucet-open")
-    parser.add_argument("--demonstrations", type=int, nargs="+", default=[2, 5, 15])
+    parser.add_argument("--task", default="window-close")
+    parser.add_argument("--demonstrations", type=int, nargs="+", default=[3, 10, 30])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--steps", type=int, default=300)
@@ -136,7 +136,6 @@ def main() -> None:
     if given.quick:
         given.demonstrations, given.seeds, given.steps, given.episodes = [2], [0], 10, 2
     start = read_start(given.run / "training" / "policy")
-    results: list[dict[str, Any]] = []
     for seed in given.seeds:
         for number in given.demonstrations:
             dataset = given.output / f"{given.task}-{number}-seed{seed}"
@@ -152,8 +151,11 @@ def main() -> None:
                 folder = given.output / f"{way}-{number}-seed{seed}"
                 policy = learn(way, dataset, start, folder, given.steps, seed)
                 row = closed_loop(policy, folder / "evaluation", given.task, given.episodes)
-                results.append({"way": way, "demonstrations": number, "seed": seed, **row})
+                row = {"way": way, "demonstrations": number, "seed": seed, **row}
+                (folder / "result.json").write_text(json.dumps(row), encoding="utf-8")
                 print(f"{way}, {number} demonstrations, seed {seed}: {row['successes']} of {row['episodes']}")
+    kept = sorted(given.output.glob("*/result.json"))
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in kept]
     found = table(results)
     told = {"task": given.task, "steps": given.steps, "runs": results, "table": found}
     (given.output / "fine_tuning.json").write_text(json.dumps(told, indent=2), encoding="utf-8")

@@ -221,8 +221,8 @@ def _write(pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, size: i
 
 
 def _wrap(text: str, width: int, size: int) -> list[str]:
-    """Return a text in at most three lines; "…" stands for what does not fit."""
-    lines, rest = [], text.replace("\n", "↵")
+    r"""Return a text in at most three lines; "…" stands for what does not fit, `\n` for a line break."""
+    lines, rest = [], text.replace("\n", r"\n")
     while rest and len(lines) < NUM_LINES:
         if len(lines) == NUM_LINES - 1:
             lines.append(_cut(rest, width, size))

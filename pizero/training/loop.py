@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -111,7 +111,7 @@ def train(
             note_execution(folder, execution, progress, ranks)
     with (
         trackers_of(folder, config, execution, progress, ranks) as trackers,
-        Log(folder / "skipped.jsonl", progress.step) as skipped,
+        skipped_log(folder, progress, ranks) as skipped,
         stop_signals() as stop,
         counting("training", config.num_steps, "steps", done=progress.step) as counter,
     ):
@@ -138,7 +138,7 @@ def train(
                 },
             )
             if not figures.made:
-                if ranks.is_first:
+                if skipped is not None:
                     with writing(folder / "skipped.jsonl"):
                         skipped.write(
                             step=progress.step,
@@ -187,6 +187,11 @@ def trackers_of(
     return open_trackers(
         folder, progress.step, execution.trackers, config_data=to_data(config), run_name=folder.name
     )
+
+
+def skipped_log(folder: Path, progress: Progress, ranks: Ranks) -> Log | nullcontext[None]:
+    """Return where the samples of skipped updates are written down, by the first process alone."""
+    return Log(folder / "skipped.jsonl", progress.step) if ranks.is_first else nullcontext()
 
 
 def check_skipped(skipped: int, config: TrainConfig, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import secrets
 import socket
 import sys
@@ -60,8 +61,9 @@ class Log:
         self.file.close()
 
     def write(self, *, step: int, **figures: Any) -> None:
-        """Append one line."""
-        self.file.write(json.dumps({"step": step, **figures}) + "\n")
+        """Append one line; a number that is not finite becomes null, for JSON knows none."""
+        row = {"step": step, **{name: _written(value) for name, value in figures.items()}}
+        self.file.write(json.dumps(row, allow_nan=False) + "\n")
         self.file.flush()
 
 
@@ -311,6 +313,10 @@ def open_trackers(
         make = lambda: WeightsAndBiases(folder, config_data, run_name)  # noqa: E731
         trackers.append(Background("Weights & Biases", make))
     return Trackers(trackers)
+
+
+def _written(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _step_of(line: str) -> int | None:

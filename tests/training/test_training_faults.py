@@ -256,3 +256,14 @@ def test_a_broken_tracker_changes_nothing_and_is_named_once(
     assert sha256_of(tmp_path / "run" / name) == sha256_of(place.whole / name)
     if fault[0] == "wandb":
         assert losses(tmp_path / "run") == losses(place.whole)
+
+
+def test_a_run_that_diverges_says_so_and_goes_on_from_what_is_whole(place: Place, tmp_path: Path) -> None:
+    run, patience = tmp_path / "run", ("--max-skipped", 1)
+    ended = place.train(run, *patience, faults=[("poison", 2, 3)])
+    assert ended.status == 2
+    (sentence,) = ended.sentences
+    assert "2 updates had a loss or a gradient that is not finite, 1 are allowed" in sentence
+    assert [path.name for path in checkpoints(run)] == ["step-00000001", "step-00000002"]
+    assert place.train(run, *patience).status == 0
+    assert [step for step, _ in losses(run)] == [1, 2, 3, 4]

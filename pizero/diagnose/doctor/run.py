@@ -103,10 +103,10 @@ def _check_log(path: Path, findings: Findings) -> None:
             except ValueError:
                 broken += 1
                 continue
-            numbers = (
-                [value for value in row.values() if isinstance(value, float)] if isinstance(row, dict) else []
-            )
-            if not all(math.isfinite(value) for value in numbers):
+            values = row.values() if isinstance(row, dict) else ()
+            if any(
+                value is None or (isinstance(value, float) and not math.isfinite(value)) for value in values
+            ):
                 bad.append(row.get("step", "?"))
     if bad:
         findings.add(
