@@ -223,7 +223,7 @@ RUN_HARMS: list[tuple[str, Harm, set[str]]] = [
     ),
     (
         "loss-not-finite",
-        lambda f: (f / "metrics.jsonl").write_text('{"step": 3, "loss": NaN}\n'),
+        lambda f: (f / "metrics.jsonl").write_text('{"step": 3, "loss": null}\n'),
         {"loss-not-finite"},
     ),
     (

@@ -24,6 +24,7 @@ from pizero.data.frames import DecodedFrames
 from pizero.data.lerobot import LeRobotDataset
 from pizero.data.loader import Samples
 from pizero.data.sampler import Sampler
+from pizero.diagnose.doctor.run import examine_run
 from pizero.training import loop
 from pizero.training.checkpoint import part_name
 from pizero.training.config import Execution, TrainConfig
@@ -54,13 +55,26 @@ def state_after(run: Path, step: int) -> dict[str, torch.Tensor]:
     return load_file(run / f"checkpoints/step-{step:08d}" / part_name(0, 1))
 
 
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """Read lines of JSON as other programs do: RFC 8259 has no NaN and no Infinity."""
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+
+
 def assert_only_step_skipped(run: Path, step: int) -> dict[str, Any]:
     """Nothing of the state changed in one step, and something in every other; return what was noted."""
     for made in range(2, NUM_STEPS + 1):
         before, after = state_after(run, made - 1), state_after(run, made)
         assert before.keys() == after.keys()
         assert all(before[name].equal(after[name]) for name in before) == (made == step)
-    (line,) = map(json.loads, (run / "skipped.jsonl").read_text().splitlines())
+    (line,) = json_lines(run / "skipped.jsonl")
+    rows = json_lines(run / "metrics.jsonl")
+    assert [row["gradient_norm"] is None for row in rows] == [row["step"] == step for row in rows]
+    (found,) = [one for one in examine_run(run) if one.code == "loss-not-finite"]
+    assert f"first of step {step}" in found.what
     assert line["step"] == step
     assert len(line["samples"]) == 8
     return line
