@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,10 +13,20 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from pizero.diagnose.run_log import column, names_of, smoothed, thinned
+
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#D55E00", "#009E73", "#8a8a8a"
 """Colours that the colour-blind tell apart (Okabe and Ito 2008)."""
 
+CYCLE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9")
+
 SMOOTHING = 0.95
+
+USUAL = 1.25
+"""Actions within this bound, as those of normalised robots are, are drawn on one scale."""
+
+MAX_COLUMNS = 5
+"""Of panels beside each other."""
 
 
 def new_figure(rows: int = 1, columns: int = 1, *, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
@@ -38,32 +49,76 @@ def svg_of(figure: Figure) -> str:
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
-def training_curves(metrics: Sequence[Mapping[str, float]], validation: Sequence[Mapping[str, float]]) -> str:
-    """Draw loss, held-out action error and learning rate over steps."""
-    figure, axes = new_figure(1, 3, size=(11, 3))
-    loss, error, rate = axes[0]
-    steps = [row["step"] for row in metrics]
-    values = [row["loss"] for row in metrics]
-    smooth, average = [], values[0]
-    for value in values:
-        average = SMOOTHING * average + (1 - SMOOTHING) * value
-        smooth.append(average)
-    loss.plot(steps, values, color=BLUE, alpha=0.25, linewidth=0.6)
-    loss.plot(steps, smooth, color=BLUE, label="smoothed")
-    loss.set(title="training loss (flow matching)", xlabel="step", yscale="log")
-    if validation:
-        at = [row["step"] for row in validation]
-        error.plot(at, [row["action_error"] for row in validation], "o-", color=GREEN, label="policy")
-        error.plot(
-            at, [row["action_error_of_mean"] for row in validation], "--", color=GRAY, label="mean action"
-        )
-        error.legend(frameon=False)
-        error.set_ylim(bottom=0)
-    error.set(title="action error on held-out episodes", xlabel="step")
-    rate.plot(steps, [row["learning_rate"] for row in metrics], color=ORANGE)
+def training_curves(
+    metrics: Sequence[Mapping[str, Any]],
+    validation: Sequence[Mapping[str, Any]],
+    *,
+    batch_size: int,
+    skipped: Sequence[int] = (),
+    datasets: Mapping[str, str] | None = None,
+) -> str:
+    """Draw what a run logged over its steps: losses, held-out errors, rate, norms, throughput.
+
+    Steps of `skipped` updates are marked. `datasets` has a name for each `action_error_INDEX`.
+    """
+    steps = column(metrics, "step")
+    terms = names_of(metrics, "loss_")
+    norms = [name for name in ("gradient_norm", "parameter_norm") if names_of(metrics, name)]
+    figure, axes = new_figure(2, 3, size=(11, 5.6))
+    loss, error, rate, *rest = axes.flat
+    for place, name in enumerate(["loss", *terms]):
+        values = column(metrics, name)
+        color = CYCLE[place % len(CYCLE)]
+        loss.plot(*thinned(steps, values), color=color, alpha=0.25, linewidth=0.6)
+        label = name.removeprefix("loss_") if place else ("sum" if terms else "smoothed")
+        loss.plot(*thinned(steps, smoothed(values, SMOOTHING)), color=color, label=label)
+    loss.set(title="training loss", xlabel="step")
+    if _positive(np.concatenate([column(metrics, name) for name in ("loss", *terms)])):
+        loss.set_yscale("log")
+    if terms:
+        loss.legend(frameon=False)
+    _held_out(error, validation, datasets or {})
+    rate.plot(*thinned(steps, column(metrics, "learning_rate")), color=ORANGE)
     rate.set(title="learning rate", xlabel="step")
     rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    for ax, name in zip(rest, norms, strict=False):
+        values = column(metrics, name)
+        ax.plot(*thinned(steps, values, most=True), color=BLUE, linewidth=0.8)
+        ax.set(title=name.replace("_", " "), xlabel="step")
+        if name == "gradient_norm" and _positive(values):
+            ax.set_yscale("log")
+    speed = rest[len(norms)]
+    seconds = column(metrics, "step_seconds") + column(metrics, "wait_seconds")
+    rates = np.divide(batch_size, seconds, out=np.full(len(seconds), np.nan), where=seconds > 0)
+    speed.plot(*thinned(steps, rates), color=GREEN, linewidth=0.8)
+    speed.set(title="samples a second", xlabel="step")
+    speed.set_ylim(bottom=0)
+    for ax in (loss, *rest[: len(norms)]):
+        for step in skipped:
+            ax.axvline(step, color=ORANGE, linewidth=1.0, linestyle=":")
+    for ax in rest[len(norms) + 1 :]:
+        ax.remove()
     return svg_of(figure)
+
+
+def _held_out(ax: Axes, validation: Sequence[Mapping[str, Any]], datasets: Mapping[str, str]) -> None:
+    ax.set(title="action error on held-out episodes", xlabel="step")
+    at = column(validation, "step")
+    if not validation:
+        ax.text(0.5, 0.5, "not tried yet", transform=ax.transAxes, ha="center", color=GRAY)
+        return
+    parts = sorted(names_of(validation, "action_error_"), key=len)
+    for name in [name for name in parts if name.removeprefix("action_error_").isdecimal()]:
+        ax.plot(at, column(validation, name), ".-", linewidth=0.8, label=datasets.get(name, name))
+    ax.plot(at, column(validation, "action_error"), "o-", color=GREEN, label="policy")
+    ax.plot(at, column(validation, "action_error_of_mean"), "--", color=GRAY, label="mean action")
+    ax.legend(frameon=False)
+    ax.set_ylim(bottom=0)
+
+
+def _positive(values: np.ndarray) -> bool:
+    finite = values[np.isfinite(values)]
+    return bool(len(finite)) and bool((finite > 0).all())
 
 
 def success_rates(tasks: Mapping[str, Mapping[str, Any]]) -> str:
@@ -88,16 +143,24 @@ def chunks(
     `recorded` is `[step, action_dim]`; each of `predicted` is a first step and a chunk `[horizon,
     action_dim]`.
     """
-    figure, axes = new_figure(1, len(names), size=(11, 2.4))
-    for dimension, (ax, name) in enumerate(zip(axes[0], names, strict=True)):
+    rows = math.ceil(len(names) / MAX_COLUMNS)
+    figure, axes = new_figure(rows, math.ceil(len(names) / rows), size=(11, 0.4 + 2.0 * rows))
+    drawn = [recorded, *(chunk for _, chunk in predicted)]
+    usual = max(float(np.abs(part).max(initial=0.0)) for part in drawn) <= USUAL
+    for ax in list(axes.flat)[len(names) :]:
+        ax.remove()
+    for dimension, (ax, name) in enumerate(zip(axes.flat, names, strict=False)):
         ax.plot(recorded[:, dimension], color=GRAY, linewidth=3, alpha=0.6, label="expert")
         for number, (start, chunk) in enumerate(predicted):
             steps = np.arange(start, start + len(chunk))
             label = "policy" if number == 0 else None
             ax.plot(steps, chunk[:, dimension], color=ORANGE, linewidth=1.0, label=label)
             ax.plot(start, chunk[0, dimension], "o", color=ORANGE, markersize=3)
-        ax.set(title=name, xlabel="step", ylim=(-1.25, 1.25))
-    figure.suptitle(task, fontsize=10, x=0.01, horizontalalignment="left")
+        ax.set_title(name, parse_math=False)
+        ax.set_xlabel("step")
+        if usual:
+            ax.set_ylim(-USUAL, USUAL)
+    figure.suptitle(task, fontsize=10, x=0.01, horizontalalignment="left", parse_math=False)
     axes[0, 0].legend(frameon=False, fontsize=8)
     return svg_of(figure)
 
