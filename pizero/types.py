@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
 Array = Any
 """A numpy array before collation, a tensor after; shape and dtype are checked either way, without torch."""
+
+ContinuationMethod = Literal["guided", "guided_identity", "trained"]
 
 ActionChunk = Float32[np.ndarray, "horizon action_dim"]
 """Future actions in robot units, one row per control tick, ready to execute."""
@@ -26,6 +28,24 @@ class Observation:
     images: Mapping[str, UInt8[np.ndarray, "height width 3"]]
     state: Float32[np.ndarray, "state_dim"]
     instruction: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """What a new chunk has to go on from while a robot is moving: the actions that are already planned.
+
+    Row i of `actions`, `float32 [planned, action_dim]` in robot units, is what would be executed i control
+    ticks after the observation that the new chunk is made from. The first `delay` of them will be, for the
+    new chunk is not there yet (the papers' d); the next chunk is asked for after `execution` ticks (s).
+    `method` says how a chunk is made to go on: `guided` by the paper's vector-Jacobian products,
+    `guided_identity` by the cheap form that takes the network's Jacobian for the identity, and `trained` by a
+    network that learnt to be given its first actions (Black et al. 2025, arXiv 2506.07339 and 2512.05964).
+    """
+
+    actions: Float32[np.ndarray, "planned action_dim"]
+    delay: int
+    execution: int
+    method: ContinuationMethod = "guided"
 
 
 @dataclass(frozen=True, kw_only=True)

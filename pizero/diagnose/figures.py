@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,9 @@ def svg_of(figure: Figure) -> str:
     """Return a figure as SVG that can stand inside a page."""
     FigureCanvasSVG(figure)
     text = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "pizero", "svg.fonttype": "none", "font.family": "sans-serif"}):
+    settings: dict[Any, Any] = {"svg.hashsalt": "pizero", "svg.fonttype": "none", "font.family": "sans-serif"}
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the reader's fonts draw texts
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
 
@@ -105,13 +108,13 @@ def _held_out(ax: Axes, validation: Sequence[Mapping[str, Any]], datasets: Mappi
     ax.set(title="action error on held-out episodes", xlabel="step")
     at = column(validation, "step")
     if not validation:
-        ax.text(0.5, 0.5, "not tried yet", transform=ax.transAxes, ha="center", color=GRAY)
+        ax.text(0.5, 0.5, "not tried", transform=ax.transAxes, ha="center", color=GRAY)
         return
     parts = sorted(names_of(validation, "action_error_"), key=len)
     for name in [name for name in parts if name.removeprefix("action_error_").isdecimal()]:
         ax.plot(at, column(validation, name), ".-", linewidth=0.8, label=datasets.get(name, name))
     ax.plot(at, column(validation, "action_error"), "o-", color=GREEN, label="policy")
-    ax.plot(at, column(validation, "action_error_of_mean"), "--", color=GRAY, label="mean action")
+    ax.plot(at, column(validation, "action_error_of_mean"), ".--", color=GRAY, label="mean action")
     ax.legend(frameon=False)
     ax.set_ylim(bottom=0)
 
@@ -150,7 +153,8 @@ def chunks(
     for ax in list(axes.flat)[len(names) :]:
         ax.remove()
     for dimension, (ax, name) in enumerate(zip(axes.flat, names, strict=False)):
-        ax.plot(recorded[:, dimension], color=GRAY, linewidth=3, alpha=0.6, label="expert")
+        mark = "o" if len(recorded) == 1 else None
+        ax.plot(recorded[:, dimension], color=GRAY, linewidth=3, alpha=0.6, label="expert", marker=mark)
         for number, (start, chunk) in enumerate(predicted):
             steps = np.arange(start, start + len(chunk))
             label = "policy" if number == 0 else None

@@ -159,6 +159,9 @@ def _training(report: Mapping[str, Any], drawings: Drawings) -> str:
 def _last_figures(report: Mapping[str, Any]) -> str:
     training = report["training"]
     rows = [["updates", f"{training['steps']:,} of {training['num_steps']:,}"]]
+    if training["data_wait_share"] is not None:
+        rows.append(["waiting for data", f"{training['data_wait_share']:.1%} of the training time"])
+    rows.append(["updates skipped, because not finite", f"{training['skipped']:,}"])
     for key, value in training.items():
         if key.startswith("final_") and value is not None:
             name = key.removeprefix("final_").replace("_", " of ") if key != "final_loss" else "loss"
@@ -167,17 +170,18 @@ def _last_figures(report: Mapping[str, Any]) -> str:
         "learning_rate": "learning rate at the end",
         "gradient_norm": "gradient norm, mean of the last 50",
         "parameter_norm": "parameter norm at the end",
-        "held_out_action_error": "held-out action error",
-        "held_out_action_error_of_mean": "that of always predicting the mean",
         "samples_per_second": "samples a second",
+        "held_out_action_error": "held out: action error",
+        "held_out_action_error_of_mean": "held out: that of always predicting the mean",
     }
     rows += [[name, figure(training[key])] for key, name in shown.items() if training[key] is not None]
     last = report["validation"][-1] if report["validation"] else {}
     known = ("step", "action_error", "action_error_of_mean")
-    rows += [[name.replace("_", " "), figure(value)] for name, value in last.items() if name not in known]
-    if training["data_wait_share"] is not None:
-        rows.append(["waiting for data", f"{training['data_wait_share']:.1%} of the training time"])
-    rows.append(["updates skipped, because not finite", f"{training['skipped']:,}"])
+    rows += [
+        [f"held out: {name.replace('_', ' ')}", figure(value)]
+        for name, value in last.items()
+        if name not in known
+    ]
     return _table([], rows)
 
 
