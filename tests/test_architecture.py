@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ROWS: tuple[tuple[str, ...], ...] = (
-    ("names",),
+    ("names", "durable"),
     ("types", "records", "progress", "processes", "serving.messages"),
     ("embodiment",),
     ("robots", "results", "nn", "generative", "serving.client"),

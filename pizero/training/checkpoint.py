@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pizero.durable import publish
 from pizero.records import fingerprint, read_record, write_record
 from pizero.training.ranks import Ranks
 from pizero.training.sharding import first_row, local
@@ -134,7 +135,7 @@ def _finish(partial: Path, target: Path, progress: Progress) -> None:
         note.unlink()
     write_record(partial / MANIFEST, Manifest(files=hashes))
     shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    publish(partial, target)
 
 
 def _agree(error: OSError | None, target: Path, ranks: Ranks, partial: Path) -> None:

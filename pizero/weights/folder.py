@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pizero.contract import Contract
+from pizero.durable import publish
 from pizero.models.build import ModelConfig
 from pizero.names import nearest
 from pizero.records import read_record, write_record
@@ -95,7 +96,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         yield partial
         seal(partial)
-        partial.rename(folder)
+        publish(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
