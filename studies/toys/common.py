@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pizero.generative.process import Denoise, Process
+from pizero.generative.process import Process
 from pizero.generative.times import TimeDensity
 from pizero.nn.time_embedding import time_embedding
 
@@ -83,8 +83,8 @@ class Networks(nn.Module):
             x = torch.baddbmm(bias, nn.functional.silu(x) if layer else x, weight)
         return x.reshape(noisy.shape)
 
-    def bound(self, condition: Float[Tensor, "row feature"] | None = None) -> Denoise:
-        """Return the networks as a function of noisy actions and time, without gradients."""
+    def bound(self, condition: Float[Tensor, "row feature"] | None = None) -> Callable[..., Tensor]:
+        """Return the networks as a function of noisy actions and times, without gradients."""
 
         @torch.no_grad()
         def denoise(noisy: Tensor, *times: Tensor) -> Tensor:

@@ -131,7 +131,7 @@ def draw_figure(record: dict[str, Any], clouds: dict[str, Tensor], classes: Tens
         ("bend of paths", "1 − straightness", lambda row: row["bend"]),
         ("of each class, 1 step", "distance to the data", lambda row: row["steps"][1]["per_class"]),
         ("of each class, 20 steps", "distance to the data", lambda row: row["steps"][20]["per_class"]),
-        ("classes thrown together, 20 steps", "distance to the data", lambda row: row["steps"][20]["all"]),
+        ("both classes, 20 steps", "distance to the data", lambda row: row["steps"][20]["all"]),
     )
     for ax, (title, label, pick) in zip(axes[1], panels, strict=True):
         bars(ax, {coupling: pick(found[coupling]) for coupling in COUPLINGS}, LOOK)
@@ -140,7 +140,7 @@ def draw_figure(record: dict[str, Any], clouds: dict[str, Tensor], classes: Tens
         if "step" in title:
             key = "noise_floor_per_class" if "each" in title else "noise_floor"
             level(ax, record[key]["mean"], "two draws of the data")
-    axes[1, 1].legend(frameon=False, fontsize=8)
+    axes[1, 1].legend(frameon=False, fontsize=8, loc="upper right")
     return figure
 
 

@@ -93,12 +93,13 @@ def level(
 
 
 def logarithmic(ax: Axes, *, x: Sequence[float] = (), y: Sequence[float] = ()) -> None:
-    """Make axes logarithmic and name these places of theirs, no others."""
+    """Make axes logarithmic and name these places of theirs, no others; a little more is shown of y."""
     if x:
         ax.set_xscale("log")
         name_places(ax.xaxis, x)
     if y:
         ax.set_yscale("log")
+        ax.set_ylim(0.7 * y[0], 1.6 * y[-1])
         name_places(ax.yaxis, y)
 
 
