@@ -91,8 +91,9 @@ def print_plan(found: dict[str, Any], *, as_json: bool) -> None:
     for name, size in found["memory"].items():
         memory.add_row(name, f"{size / 1e9:.2f}", end_section=name == "activations")
     console.print(memory)
-    where = ", ".join(found["fits"]) or "no usual card; try --recompute, --micro-batches or more GPUs"
-    print(f"fits: {where}")
+    print(f"fits: {', '.join(found['fits']) or 'no usual card'}")
+    if len(found["fits"]) < len(CARDS):
+        print("to fit a smaller one: --recompute layers first, then more --micro-batches, then more GPUs")
     print(
         f"{found['parameters']:,} parameters, {found['parameters_that_train']:,} of them train; "
         f"{found['samples']:,} samples of {found['flops_per_sample'] / 1e9:,.1f} GFLOP each, "

@@ -73,7 +73,7 @@ def train(
 ) -> None:
     """Train a policy; an interrupted run goes on where it was, bit for bit on a CPU.
 
-    On several GPUs: `torchrun --nproc-per-node 8 -m pizero train …` (docs/training.md). The first signal
+    On several GPUs: `torchrun --nproc-per-node 8 -m pizero train …` (docs/many-gpus.md). The first signal
     (Ctrl-C, SIGTERM) saves at the end of the step and ends with status 130, the second ends at once.
 
     Args:
