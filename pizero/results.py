@@ -12,7 +12,11 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeResult:
-    """How one episode went; `seconds` is its wall-clock time."""
+    """How one episode went; `seconds` is its wall-clock time.
+
+    The robot waited for the policy in `held` of its control steps; `roughness` says how jerky the commands
+    were (`pizero.policy.smoothness`). Results of older versions say neither.
+    """
 
     task: str
     index: int
@@ -20,6 +24,8 @@ class EpisodeResult:
     success: bool
     steps: int
     seconds: float
+    held: int = 0
+    roughness: float | None = None
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from pizero.cli.options import Json, say
 from pizero.envs.evaluate import EvaluateConfig
 from pizero.envs.evaluate import evaluate as evaluate_policy
 from pizero.envs.workers import default_workers
+from pizero.policy.controllers.controller import Kind
 from pizero.results import summarize
 
 
@@ -23,6 +24,8 @@ def evaluate(
     tasks: tuple[str, ...] = (),
     episodes_per_task: int = EvaluateConfig.episodes_per_task,
     num_executed: int = EvaluateConfig.num_executed,
+    controller: Kind = EvaluateConfig.controller,
+    latency: int = EvaluateConfig.latency,
     max_steps: int = EvaluateConfig.max_steps,
     videos: int = EvaluateConfig.num_videos,
     seed: int = 0,
@@ -41,6 +44,10 @@ def evaluate(
         tasks: Names of tasks of the policy's robot; by default the five of the demo, or all that it has.
         episodes_per_task: Scenes of each task.
         num_executed: Actions of each chunk that are executed before the policy looks again.
+        controller: How chunks become actions: one after another (`receding`, `synchronous`), as means over
+            chunks (`ensemble`), or spliced while the robot moves (`naive`, `guided`, `guided_identity`,
+            `trained`).
+        latency: Control steps from an observation to the chunk that was made from it.
         max_steps: Control steps after which an episode counts as failed.
         videos: Episodes of each task that are filmed.
         seed: Decides the scenes.
@@ -51,6 +58,8 @@ def evaluate(
         tasks=tasks,
         episodes_per_task=episodes_per_task,
         num_executed=num_executed,
+        controller=controller,
+        latency=latency,
         max_steps=max_steps,
         num_videos=videos,
         seed=seed,

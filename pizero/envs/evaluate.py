@@ -10,14 +10,19 @@ from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from pizero.contract import Contract
 from pizero.data.video import encode_video
 from pizero.envs.collect import DEMONSTRATION_SEEDS
 from pizero.envs.simulators import SIMULATORS, FilmedEnvironment, find_simulator
 from pizero.envs.workers import worker_pool
 from pizero.names import nearest
-from pizero.policy.controllers import RecedingHorizon
+from pizero.policy.controllers.controller import ControllerConfig, Kind, make_player
+from pizero.policy.controllers.player import Player
+from pizero.policy.controllers.simulated import SimulatedController
 from pizero.policy.policy import Policy
+from pizero.policy.smoothness import roughness
 from pizero.progress import counting
 from pizero.records import differences, read_record, to_data, write_record
 from pizero.results import EpisodeResult, read_results
@@ -30,13 +35,16 @@ EPISODES_PER_JOB = 5
 class EvaluateConfig:
     """What to run: each task, or the robot's usual ones, on scenes that no demonstration shows.
 
-    Of each chunk `num_executed` actions are executed before the policy looks again. An episode ends when the
-    task is solved, or after `max_steps` control steps. `num_videos` episodes of each task are filmed.
+    Of each chunk `num_executed` actions are executed before the policy looks again, in the way that
+    `controller` names; an answer is there `latency` control steps after its observation. An episode ends when
+    the task is solved, or after `max_steps` control steps. `num_videos` episodes of each task are filmed.
     """
 
     tasks: tuple[str, ...] = ()
     episodes_per_task: int = 20
     num_executed: int = 5
+    controller: Kind = "receding"
+    latency: int = 0
     max_steps: int = 125
     num_videos: int = 1
     seed: int = 0
@@ -108,10 +116,14 @@ def check_policy(contract: Contract, config: EvaluateConfig) -> None:
                 f"the robot {contract.embodiment.name!r} has no task {task!r}: "
                 f"{nearest(task, simulator.tasks)}"
             )
-    if not 1 <= config.num_executed <= contract.horizon:
-        raise ValueError(
-            f"expected to execute 1 to {contract.horizon} actions of each chunk, found {config.num_executed}"
-        )
+    _player(contract, config)
+
+
+def _player(contract: Contract, config: EvaluateConfig) -> Player:
+    controller = ControllerConfig(
+        kind=config.controller, num_executed=config.num_executed, delay=config.latency
+    )
+    return make_player(controller, horizon=contract.horizon, embodiment=contract.embodiment)
 
 
 def _claim(folder: Path, run: EvaluationRun) -> None:
@@ -143,7 +155,9 @@ def run_episodes(
     """Run some episodes of one task in this process."""
     policy = _policy(policy_folder)
     environment = _environment(policy.contract.embodiment.name, task, config.max_steps)
-    controller = RecedingHorizon(policy, config.num_executed)
+    controller = SimulatedController(
+        _player(policy.contract, config), policy, policy.contract.embodiment, latency=config.latency
+    )
     results = []
     for index in indices:
         film = videos / f"{task}-{index:03d}.mp4" if index < config.num_videos else None
@@ -154,7 +168,7 @@ def run_episodes(
 def run_episode(
     config: EvaluateConfig,
     environment: FilmedEnvironment,
-    controller: RecedingHorizon,
+    controller: SimulatedController,
     index: int,
     film: Path | None,
 ) -> EpisodeResult:
@@ -163,12 +177,13 @@ def run_episode(
     began = time.perf_counter()
     environment.reset(seed)
     controller.reset(seed=seed)
-    frames = []
+    frames, actions = [], []
     solved, steps = False, 0
     while not solved and steps < config.max_steps:
         if film is not None:
             frames.append(environment.picture())
-        solved = environment.step(controller.step(environment.observe), render=False).success
+        actions.append(controller.step(environment.observe))
+        solved = environment.step(actions[-1], render=False).success
         steps += 1
     if film is not None:
         frames.append(environment.picture())
@@ -181,4 +196,6 @@ def run_episode(
         success=solved,
         steps=steps,
         seconds=round(time.perf_counter() - began, 3),
+        held=controller.num_held,
+        roughness=round(roughness(np.stack(actions), environment.embodiment), 6),
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pizero.types import ActionChunk, Continuation, Observation
 
 
+@runtime_checkable
 class Acting(Protocol):
     """Something that makes chunks of actions: a policy in this process, or one behind a server."""
 

@@ -29,6 +29,7 @@ class Policy:
     ) -> None:
         self.model = model.to(device).eval()
         self.contract = contract
+        self.horizon, self.rate = contract.horizon, contract.embodiment.rate
         self.processor = Processor(contract, files)
         self.device = torch.device(device)
         self.reset(seed=0)

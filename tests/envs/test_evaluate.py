@@ -74,6 +74,24 @@ def test_stopped_with_other_workers_and_resumed_the_results_are_the_same(tmp_pat
 
 def test_executing_more_than_a_chunk_is_refused(tmp_path: Path) -> None:
     policy = untrained_policy(tmp_path / "policy", seed=0)
-    with pytest.raises(ValueError, match="expected to execute 1 to 10 actions of each chunk, found 11"):
+    with pytest.raises(ValueError, match="expected to execute 1 to 10 actions of a chunk of 10, found 11"):
         evaluate(EvaluateConfig(tasks=("reach",), num_executed=11), policy, tmp_path / "e", num_workers=1)
     assert not (tmp_path / "e").exists()
+
+
+def test_a_latency_that_chunks_cannot_bear_is_refused_before_anything_moves(tmp_path: Path) -> None:
+    policy = untrained_policy(tmp_path / "policy", seed=0)
+    config = EvaluateConfig(tasks=("reach",), controller="guided", latency=6)
+    with pytest.raises(ValueError, match=r"found 6 ≤ 6 ≤ 4\. Delays of up to 5 can be spliced"):
+        evaluate(config, policy, tmp_path / "e", num_workers=1)
+    assert not (tmp_path / "e").exists()
+
+
+def test_waiting_for_the_policy_is_counted(tmp_path: Path) -> None:
+    """Three steps of waiting before each chunk of five: 12 steps are 3 + 5 + 3 + 1."""
+    policy = untrained_policy(tmp_path / "policy", seed=0)
+    config = EvaluateConfig(tasks=("reach",), episodes_per_task=1, max_steps=12, num_videos=0, latency=3)
+    (result,) = evaluate(config, policy, tmp_path / "e", num_workers=1)
+    assert result.held == 6
+    assert result.roughness is not None
+    assert result.roughness > 0

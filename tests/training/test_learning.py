@@ -8,7 +8,8 @@ import torch
 from pizero.data.lerobot import LeRobotDataset
 from pizero.envs.navigation2d import COLORS, Navigation2D
 from pizero.generative.flow import FlowMatching
-from pizero.policy.controllers import RecedingHorizon
+from pizero.policy.controllers.chunks import ChunkPlayer
+from pizero.policy.controllers.simulated import SimulatedController
 from pizero.policy.policy import Policy
 from tests.small import demonstrate, small_config, small_contract, small_train
 
@@ -24,7 +25,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> LeRobotDataset:
 def success_rate(policy: Policy) -> float:
     """Run the policy on scenes that no demonstration shows, on as many for each instruction."""
     solved = 0
-    controller = RecedingHorizon(policy, num_executed=2)
+    player = ChunkPlayer(horizon=policy.contract.horizon, num_executed=2)
+    controller = SimulatedController(player, policy, policy.contract.embodiment)
     for color in COLORS:
         for seed in range(SCENES_PER_COLOR):
             environment = Navigation2D(color)

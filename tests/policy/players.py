@@ -1,0 +1,87 @@
+"""Policies without networks, and robots without motors, for tests of what stands between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pizero.embodiment import Camera, Dimension, Embodiment
+from pizero.types import ActionChunk, Continuation, Observation
+
+ARM = Embodiment(
+    name="two_joints",
+    state=(
+        Dimension(name="joint", unit="rad", kind="joint", low=-10.0, high=10.0),
+        Dimension(name="gripper", unit="fraction", kind="gripper", low=0.0, high=1.0),
+    ),
+    actions=(
+        Dimension(name="joint", unit="rad", kind="joint", low=-10.0, high=10.0),
+        Dimension(name="slide", unit="m/s", kind="velocity", low=-1.0, high=1.0),
+        Dimension(name="gripper", unit="fraction", kind="gripper", low=0.0, high=1.0),
+    ),
+    cameras=(Camera(name="top", height=4, width=4),),
+    rate=50.0,
+)
+"""A robot with one number of each common kind."""
+
+
+def seen(tick: int = 0, joint: float = 0.0) -> Observation:
+    """Return an observation whose picture and state tell its tick."""
+    picture = np.full((4, 4, 3), tick % 251, dtype=np.uint8)
+    return Observation(images={"top": picture}, state=np.array([joint, 0.5], dtype=np.float32))
+
+
+Act = Callable[[Observation, Continuation | None], ActionChunk]
+
+
+@dataclass
+class Scripted:
+    """A policy that answers with what a function says, and remembers what it was asked."""
+
+    horizon: int
+    function: Act
+    rate: float = 50.0
+    asked: list[Continuation | None] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+    steps: list[int | None] = field(default_factory=list)
+
+    def reset(self, *, seed: int) -> None:
+        self.seeds.append(seed)
+
+    def act(
+        self,
+        observation: Observation,
+        *,
+        continuation: Continuation | None = None,
+        num_steps: int | None = None,
+    ) -> ActionChunk:
+        self.asked.append(continuation)
+        self.steps.append(num_steps)
+        return self.function(observation, continuation)
+
+
+def numbered(horizon: int, first: float = 0.0, width: int = 3) -> ActionChunk:
+    """Return a chunk whose rows are first, first + 1, …"""
+    return np.repeat(first + np.arange(horizon, dtype=np.float32)[:, None], width, axis=1)
+
+
+def walking(horizon: int, rng: np.random.Generator, *, step: float, width: int = 3) -> Act:
+    """Return a policy that goes on from what is committed by random steps of at most `step`, but says
+    something else about the committed rows themselves: who executes its rows for them makes a jump.
+    """
+    last = np.zeros(width, dtype=np.float32)
+
+    def act(observation: Observation, continuation: Continuation | None) -> ActionChunk:
+        nonlocal last
+        committed = np.zeros((0, width), np.float32)
+        if continuation is not None:
+            committed = continuation.actions[: continuation.delay]
+            last = continuation.actions[max(0, continuation.delay - 1)]
+        moves = rng.uniform(-step, step, (horizon - len(committed), width))
+        chunk = np.concatenate([committed + 100 * step, last + np.cumsum(moves, axis=0)]).astype(np.float32)
+        last = chunk[-1]
+        return chunk
+
+    return act
