@@ -67,21 +67,21 @@ def numbered(horizon: int, first: float = 0.0, width: int = 3) -> ActionChunk:
     return np.repeat(first + np.arange(horizon, dtype=np.float32)[:, None], width, axis=1)
 
 
-def walking(horizon: int, rng: np.random.Generator, *, step: float, width: int = 3) -> Act:
-    """Return a policy that goes on from what is committed by random steps of at most `step`, but says
-    something else about the committed rows themselves: who executes its rows for them makes a jump.
+def walking(
+    horizon: int, rng: np.random.Generator, *, step: float, position: Callable[[], np.ndarray]
+) -> Act:
+    """Return a policy that goes on from what is committed, or from where the robot is, by random steps of at
+    most `step`, but says something else about the committed rows themselves: who executes its rows for them
+    makes a jump.
     """
-    last = np.zeros(width, dtype=np.float32)
 
     def act(observation: Observation, continuation: Continuation | None) -> ActionChunk:
-        nonlocal last
-        committed = np.zeros((0, width), np.float32)
-        if continuation is not None:
+        start = position()
+        committed = np.zeros((0, len(start)), np.float32)
+        if continuation is not None and continuation.delay:
             committed = continuation.actions[: continuation.delay]
-            last = continuation.actions[max(0, continuation.delay - 1)]
-        moves = rng.uniform(-step, step, (horizon - len(committed), width))
-        chunk = np.concatenate([committed + 100 * step, last + np.cumsum(moves, axis=0)]).astype(np.float32)
-        last = chunk[-1]
-        return chunk
+            start = committed[-1]
+        moves = rng.uniform(-step, step, (horizon - len(committed), len(start)))
+        return np.concatenate([committed + 100 * step, start + np.cumsum(moves, axis=0)]).astype(np.float32)
 
     return act
