@@ -38,7 +38,7 @@ class Size:
         return self.num_members * self.rows
 
 
-QUICK = Size(num_members=2, num_updates=150, rows=64, num_samples=256)
+QUICK = Size(num_members=2, num_updates=60, rows=64, num_samples=256)
 """Too small for a claim; shows that a study runs."""
 
 
