@@ -29,7 +29,7 @@ def relative_rotation(
 ) -> Numbers:
     """Return `target` as seen from `state`, in the same writing; axes before the last broadcast."""
     target, state = np.broadcast_arrays(target, state)
-    return _write(kind, _read(kind, state).inv() * _read(kind, target), target.shape)
+    return write_rotation(kind, read_rotation(kind, state).inv() * read_rotation(kind, target), target.shape)
 
 
 def absolute_rotation(
@@ -37,7 +37,7 @@ def absolute_rotation(
 ) -> Numbers:
     """Return what `relative` means from `state` on; the inverse of `relative_rotation`."""
     relative, state = np.broadcast_arrays(relative, state)
-    found = _write(kind, _read(kind, state) * _read(kind, relative), relative.shape)
+    found = write_rotation(kind, read_rotation(kind, state) * read_rotation(kind, relative), relative.shape)
     return nearest_writing(kind, found, state)
 
 
@@ -61,7 +61,8 @@ def wrapped(angle: Float[np.ndarray, "*batch"]) -> Float[np.ndarray, "*batch"]:
     return np.where(np.abs(angle) <= np.pi, angle, angle - 2 * np.pi * np.round(angle / (2 * np.pi)))
 
 
-def _read(kind: RotationKind, numbers: Numbers) -> Rotation:
+def read_rotation(kind: RotationKind, numbers: Numbers) -> Rotation:
+    """Return the rotations that some numbers mean, as one row; ValueError for a quaternion of zeros."""
     flat = np.array(numbers, dtype=np.float64).reshape(-1, ROTATION_LENGTHS[kind])
     if kind == "axis_angle":
         return Rotation.from_rotvec(flat)
@@ -75,7 +76,8 @@ def _read(kind: RotationKind, numbers: Numbers) -> Rotation:
     return Rotation.from_quat(flat if kind == "quaternion_xyzw" else np.roll(flat, -1, axis=1))
 
 
-def _write(kind: RotationKind, rotation: Rotation, shape: tuple[int, ...]) -> Numbers:
+def write_rotation(kind: RotationKind, rotation: Rotation, shape: tuple[int, ...]) -> Numbers:
+    """Return rotations as numbers of a shape; the inverse of `read_rotation`."""
     if kind == "axis_angle":
         numbers = rotation.as_rotvec()
     elif kind == "euler_xyz":

@@ -39,6 +39,15 @@ class Group:
             return numbers + 2 * np.pi * np.round((reference - numbers) / (2 * np.pi))
         return numbers if self.rotation is None else nearest_writing(self.rotation, numbers, reference)
 
+    def is_rotation(self, numbers: Numbers) -> bool:
+        """Return whether finite numbers mean a rotation: quaternions of zeros and flat matrices do not."""
+        if self.kind == "rotation_6d":
+            first, second = numbers[..., :3].astype(np.float64), numbers[..., 3:].astype(np.float64)
+            return bool((np.linalg.norm(np.cross(first, second), axis=-1) > 1e-6).all())
+        if self.kind in ("quaternion_xyzw", "quaternion_wxyz"):
+            return bool((np.linalg.norm(numbers.astype(np.float64), axis=-1) > 1e-6).all())
+        return True
+
     def proper(self, numbers: Numbers) -> Numbers:
         """Return numbers that were mixed as numbers of their kind: quaternions of length 1, angles in a turn.
 

@@ -85,3 +85,33 @@ def walking(
         return np.concatenate([committed + 100 * step, start + np.cumsum(moves, axis=0)]).astype(np.float32)
 
     return act
+
+
+class VirtualTime:
+    """A clock that moves only when it is told to, so that hours of control take milliseconds.
+
+    `at` calls functions when their time has come.
+    """
+
+    def __init__(self) -> None:
+        self.present = 0.0
+        self.pending: list[tuple[float, int, Callable[[], None]]] = []
+        self.count = 0
+
+    def now(self) -> float:
+        return self.present
+
+    def advance(self, seconds: float) -> None:
+        self.wait_until(self.present + seconds)
+
+    def wait_until(self, deadline: float) -> None:
+        while self.pending and min(self.pending)[0] <= deadline:
+            first = min(self.pending)
+            self.pending.remove(first)
+            self.present = max(self.present, first[0])
+            first[2]()
+        self.present = max(self.present, deadline)
+
+    def at(self, moment: float, call: Callable[[], None]) -> None:
+        self.count += 1
+        self.pending.append((moment, self.count, call))

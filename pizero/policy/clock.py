@@ -1,0 +1,83 @@
+"""Ticks at absolute deadlines of the monotonic clock: no drift, and no bursts to catch up."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+LEAST_GAP = 0.5
+"""Of a period: no tick begins sooner after the one before."""
+
+
+@runtime_checkable
+class Time(Protocol):
+    """Seconds that never run backwards, whatever the wall clock is set to."""
+
+    def now(self) -> float:
+        """Return the present."""
+        ...
+
+    def wait_until(self, deadline: float) -> None:
+        """Return at a time, or at once if it is past."""
+        ...
+
+
+class MonotonicTime:
+    """The machine's monotonic clock; implements `Time`."""
+
+    def now(self) -> float:
+        """Return the present."""
+        return time.monotonic()
+
+    def wait_until(self, deadline: float) -> None:
+        """Return at a time, or at once if it is past."""
+        while (left := deadline - time.monotonic()) > 0:
+            time.sleep(left)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick:
+    """One tick: its number, its deadline, when it began, and how many ticks before it were left out."""
+
+    index: int
+    deadline: float
+    began: float
+    skipped: int
+
+    @property
+    def lateness(self) -> float:
+        """Return seconds from the deadline to the beginning."""
+        return self.began - self.deadline
+
+
+class Clock:
+    """Begins tick k at `start` + k periods, or as soon after as it can.
+
+    A tick whose deadline is past begins at once, unless it would begin less than half a period after the one
+    before or more than half a period late: then it is left out, and so are the others whose time has passed.
+    What was left out is counted in `skipped` and never made up for, and all others stay on the grid.
+    """
+
+    def __init__(self, rate: float, time: Time | None = None) -> None:
+        if not rate > 0:
+            raise ValueError(f"expected a rate above 0 Hz, found {rate}")
+        self.period = 1.0 / rate
+        self.time = MonotonicTime() if time is None else time
+        self.start()
+
+    def start(self) -> None:
+        """Let tick 0 be now."""
+        self.origin = self.time.now()
+        self.next, self.skipped = 0, 0
+
+    def wait(self) -> Tick:
+        """Return the next tick when it begins."""
+        first = self.next
+        behind = (self.time.now() - self.origin) / self.period - first
+        index = first + max(0, int(behind + LEAST_GAP))
+        deadline = self.origin + index * self.period
+        self.time.wait_until(deadline)
+        self.skipped += index - first
+        self.next = index + 1
+        return Tick(index=index, deadline=deadline, began=self.time.now(), skipped=index - first)
