@@ -145,6 +145,16 @@ def metaworld_positions(
     return replace(base, embodiments=(METAWORLD_POSITIONS.name,), action_form="relative")
 
 
+def metaworld_real_time(
+    *, seed: int = 0, num_steps: int = 1_200, precision: Precision | None = None
+) -> TrainConfig:
+    """The same π0 with chunks of a second, of which it learns to be given up to the first half."""
+    base = metaworld(seed=seed, num_steps=num_steps, precision=precision)
+    assert isinstance(base.model, Pi0Config)
+    horizon = 2 * base.model.horizon
+    return replace(base, model=replace(base.model, horizon=horizon, max_delay=horizon // 2))
+
+
 def fine_tune(
     *, model: ModelConfig, seed: int = 0, num_steps: int = 30_000, precision: Precision | None = None
 ) -> TrainConfig:
@@ -238,6 +248,7 @@ RECIPES: dict[str, Callable[..., TrainConfig]] = {
     "metaworld_pi05": metaworld_pi05,
     "metaworld_co_trained": metaworld_co_trained,
     "metaworld_and_navigation": metaworld_and_navigation,
+    "metaworld_real_time": metaworld_real_time,
 }
 """Experiments that start from nothing."""
 

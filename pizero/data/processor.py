@@ -97,19 +97,29 @@ class Processor:
                 f"expected actions of shape {list(expected)} ({embodiment.name}), "
                 f"found {list(example.actions.shape)}"
             )
-        state = self.convention.encode_state(example.observation.state)
-        written = self.convention.encode_actions(example.actions)
-        actions = self.actions.encode(self.action_transform.encode(written, state))
+        actions = self.encode_actions(example.actions, example.observation)
         action_ids = None
         if self.action_tokenizer is not None and contract.action_tokens is not None:
-            first = contract.action_tokens.first_id
-            action_ids = [first - index for index in self.action_tokenizer.encode(actions)]
+            first, written = contract.action_tokens.first_id, actions[:, : embodiment.action_dim]
+            action_ids = [first - index for index in self.action_tokenizer.encode(written)]
         return Batch(
             inputs=self._encode(example.observation, action_ids=action_ids),
-            actions=self._pad(actions),
+            actions=actions,
             valid=example.valid,
             real=self._real(),
         )
+
+    def encode_actions(
+        self, actions: Float[np.ndarray, "step action_dim"], observation: Observation
+    ) -> Float[np.ndarray, "step width"]:
+        """Return actions in robot units, the first for the instant of an observation, in model units, padded.
+
+        They may be fewer than a chunk has. Whatever form actions have for the model, they are written as seen
+        from that observation.
+        """
+        state = self.convention.encode_state(observation.state)
+        written = self.action_transform.encode(self.convention.encode_actions(actions), state)
+        return self._pad(self.actions.encode(written))
 
     def encode_question(self, images: Mapping[str, np.ndarray], question: str, answer: str) -> Batch:
         """Return a question about pictures, by camera, as a training sample of text alone, in numpy.

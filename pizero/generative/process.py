@@ -10,7 +10,10 @@ from torch import Tensor
 
 from pizero.generative.times import TimeDensity
 
-Denoise = Callable[[Float[Tensor, "batch horizon action_dim"], Float[Tensor, "batch"]], Tensor]
+Time = Float[Tensor, "batch"] | Float[Tensor, "batch horizon"]
+"""The time of each chunk of a batch, or of each of its actions (see `chunking.py`)."""
+
+Denoise = Callable[[Float[Tensor, "batch horizon action_dim"], Time], Tensor]
 """A network with its observation bound: (noisy actions, time) → prediction of the process's target."""
 
 

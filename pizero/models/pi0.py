@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pizero.generative.flow import FlowMatching
+from pizero.generative.process import Time
 from pizero.models.base import DenoisingModel
 from pizero.nn.gemma import Gemma, GemmaConfig, KeyValues
 from pizero.nn.layers import Linear
@@ -25,7 +26,8 @@ class Pi0Config:
     """Everything that defines a π0; the defaults of the last fields are the published model's.
 
     `compute_dtype` is that of the two transformers and the image encoder; the projections of state, actions
-    and time, and every norm, softmax and rotation, stay in float32.
+    and time, and every norm, softmax and rotation, stay in float32. With a `max_delay` the model learns to be
+    given up to so many first actions of a chunk (`generative/chunking.py`); it has the same weights.
     """
 
     backbone: PaliGemmaConfig
@@ -36,9 +38,20 @@ class Pi0Config:
     process: FlowMatching = field(default_factory=FlowMatching)
     num_draws: int = 1
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    max_delay: int = 0
 
     def __post_init__(self) -> None:
         check_shared_cache(self.backbone.language, self.expert)
+        check_max_delay(self.max_delay, self.horizon)
+
+
+def check_max_delay(max_delay: int, horizon: int) -> None:
+    """Raise ValueError unless chunks of `horizon` actions can be spliced with delays of up to `max_delay`."""
+    if not 0 <= max_delay <= horizon // 2:
+        raise ValueError(
+            f"expected a max_delay of 0 to {horizon // 2}, half the horizon of {horizon}, as a chunk cannot "
+            f"be spliced with a longer delay; found {max_delay}"
+        )
 
 
 def check_shared_cache(language: GemmaConfig, expert: GemmaConfig) -> None:
@@ -76,6 +89,7 @@ class Pi0(DenoisingModel[KeyValues]):
         self.config = config
         self.horizon, self.action_dim = config.horizon, config.action_dim
         self.process, self.num_draws = config.process, config.num_draws
+        self.max_delay = config.max_delay
         width = config.expert.width
         self.backbone = PaliGemma(config.backbone)
         self.expert = Gemma(config.expert)
@@ -101,7 +115,7 @@ class Pi0(DenoisingModel[KeyValues]):
         self,
         context: KeyValues,
         noisy: Float[Tensor, "batch horizon action_dim"],
-        time: Float[Tensor, "batch"],
+        time: Time,
     ) -> Float[Tensor, "batch horizon action_dim"]:
         """Return the velocity: all action tokens see the observation and each other."""
         tokens = self.embed_actions(noisy, time).to(self.compute_dtype)
@@ -110,11 +124,12 @@ class Pi0(DenoisingModel[KeyValues]):
         return self.action_out(hidden.float())
 
     def embed_actions(
-        self, noisy: Float[Tensor, "batch horizon action_dim"], time: Float[Tensor, "batch"]
+        self, noisy: Float[Tensor, "batch horizon action_dim"], time: Time
     ) -> Float[Tensor, "batch horizon width"]:
-        """Fuse each noisy action with the flow time by a two-layer perceptron."""
+        """Fuse each noisy action with its flow time by a two-layer perceptron."""
         embedded = self.action_in(noisy)
-        clock = time_embedding(time, embedded.shape[-1])[:, None].expand_as(embedded)
+        clock = time_embedding(time, embedded.shape[-1])
+        clock = (clock[:, None] if time.dim() == 1 else clock).expand_as(embedded)
         return self.action_time_out(F.silu(self.action_time_in(torch.cat([embedded, clock], dim=-1))))
 
     def repeat(self, context: KeyValues, times: int) -> KeyValues:

@@ -12,10 +12,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pizero.generative.flow import FlowMatching
+from pizero.generative.process import Time
 from pizero.models.base import DenoisingModel, Draws, Loss
-from pizero.models.pi0 import EXPERT_300M, PALIGEMMA_3B, check_shared_cache
+from pizero.models.pi0 import EXPERT_300M, PALIGEMMA_3B, check_max_delay, check_shared_cache
 from pizero.models.pi0_fast import next_token_loss
-from pizero.nn.gemma import Gemma, GemmaConfig, KeyValues
+from pizero.nn.gemma import Condition, Gemma, GemmaConfig, KeyValues
 from pizero.nn.layers import Linear
 from pizero.nn.paligemma import PaliGemma, PaliGemmaConfig
 from pizero.nn.time_embedding import time_embedding
@@ -49,8 +50,9 @@ class CoTraining:
 class Pi05Config:
     """Everything that defines a π0.5; the defaults of the last fields are the published model's.
 
-    What `compute_dtype` covers is said at `Pi0Config`. Only the expert is `conditioned`. `co_training` is how
-    it is trained, and changes nothing in how it acts; without it, the flow trains all weights.
+    What `compute_dtype` covers and `max_delay` teaches is said at `Pi0Config`. Only the expert is
+    `conditioned`. `co_training` is how it is trained, and changes nothing in how it acts; without it, the
+    flow trains all weights.
     """
 
     backbone: PaliGemmaConfig
@@ -61,9 +63,11 @@ class Pi05Config:
     num_draws: int = 1
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     co_training: CoTraining | None = None
+    max_delay: int = 0
 
     def __post_init__(self) -> None:
         check_shared_cache(self.backbone.language, self.expert)
+        check_max_delay(self.max_delay, self.horizon)
         if not self.expert.conditioned or self.backbone.language.conditioned:
             raise ValueError("π0.5's expert is conditioned on time and its language model is not")
 
@@ -85,6 +89,7 @@ class Pi05(DenoisingModel[KeyValues]):
         self.config = config
         self.horizon, self.action_dim = config.horizon, config.action_dim
         self.process, self.num_draws = config.process, config.num_draws
+        self.max_delay = config.max_delay
         width = config.expert.width
         self.backbone = PaliGemma(config.backbone)
         self.expert = Gemma(config.expert)
@@ -99,10 +104,10 @@ class Pi05(DenoisingModel[KeyValues]):
         return getattr(torch, self.config.compute_dtype)
 
     def counted(
-        self, inputs: Inputs, valid: Bool[Tensor, "batch horizon"]
+        self, inputs: Inputs, valid: Bool[Tensor, "batch horizon"], draws: Draws
     ) -> dict[str, Bool[Tensor, "batch *step"]]:
-        """Return the valid steps and, in co-training, the rows that have targets."""
-        steps = super().counted(inputs, valid)
+        """Return the flow's steps and, in co-training, the rows that have targets."""
+        steps = super().counted(inputs, valid, draws)
         return steps if self.config.co_training is None else steps | {"text": inputs.tokens.target.any(dim=1)}
 
     def losses(
@@ -129,7 +134,7 @@ class Pi05(DenoisingModel[KeyValues]):
             "text": next_token_loss(logits, inputs.tokens),
         }
         weights = {"flow": training.action_weight, "text": training.text_weight}
-        counted = self.counted(inputs, valid)
+        counted = self.counted(inputs, valid, draws)
         return {
             name: Loss(values=values[name], counted=counted[name], weight=weights[name]) for name in values
         }
@@ -159,7 +164,7 @@ class Pi05(DenoisingModel[KeyValues]):
         self,
         context: KeyValues,
         noisy: Float[Tensor, "batch horizon action_dim"],
-        time: Float[Tensor, "batch"],
+        time: Time,
     ) -> Float[Tensor, "batch horizon action_dim"]:
         """Return the velocity: all action tokens see the observation and each other."""
         tokens = self.action_in(noisy).to(self.compute_dtype)
@@ -169,8 +174,8 @@ class Pi05(DenoisingModel[KeyValues]):
         )
         return self.action_out(hidden.float())
 
-    def embed_time(self, time: Float[Tensor, "batch"]) -> Float[Tensor, "batch width"]:
-        """Return the vector that steers the expert's norms: two layers, a SiLU after each."""
+    def embed_time(self, time: Time) -> Condition:
+        """Return the vectors that steer the expert's norms: two layers, a SiLU after each."""
         clock = time_embedding(time, self.config.expert.width)
         return F.silu(self.time_out(F.silu(self.time_in(clock))))
 

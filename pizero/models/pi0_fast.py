@@ -84,7 +84,7 @@ class Pi0FAST(ActionModel):
         )
 
     def counted(
-        self, inputs: Inputs, valid: Bool[Tensor, "batch horizon"]
+        self, inputs: Inputs, valid: Bool[Tensor, "batch horizon"], draws: Draws
     ) -> dict[str, Bool[Tensor, "batch *step"]]:
         """Return the rows that have targets."""
         return {"tokens": inputs.tokens.target.any(dim=1)}
@@ -99,7 +99,8 @@ class Pi0FAST(ActionModel):
         real: Bool[Tensor, "batch action_dim"] | None = None,
     ) -> dict[str, Loss]:
         """Return the token loss of each row that has any; its tokens hold real actions alone."""
-        return {"tokens": Loss(values=self.token_loss(inputs), counted=self.counted(inputs, valid)["tokens"])}
+        counted = self.counted(inputs, valid, draws)["tokens"]
+        return {"tokens": Loss(values=self.token_loss(inputs), counted=counted)}
 
     def token_loss(self, inputs: Inputs) -> Float[Tensor, "batch"]:
         """Return the mean cross-entropy of each row's target tokens; 0 for a row without any."""

@@ -21,6 +21,9 @@ from pizero.nn.attention import (
 from pizero.nn.layers import AdaptiveRMSNorm, Linear, RMSNorm
 from pizero.nn.lora import LoRAConfig, LoRAIntoHeads, LoRAOutOfHeads
 
+Condition = Float[Tensor, "batch width"] | Float[Tensor, "batch token width"]
+"""What steers the norms: one vector for each row of a batch, or one for each token."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GemmaConfig:
@@ -159,7 +162,10 @@ def normalize(
     if not isinstance(norm, AdaptiveRMSNorm):
         return norm(hidden), None
     if condition is None:
-        raise ValueError("this Gemma is conditioned: give its forward pass a condition, [batch, width]")
+        raise ValueError(
+            "this Gemma is conditioned: give its forward pass a condition, [batch, width] or [batch, token, "
+            "width]"
+        )
     return norm(hidden, condition)
 
 
@@ -184,7 +190,7 @@ class GemmaLayer(nn.Module):
         bias: Float[Tensor, "batch token key"],
         place: Rotation,
         past: tuple[Tensor, Tensor] | None,
-        condition: Float[Tensor, "batch width"] | None,
+        condition: Condition | None,
     ) -> tuple[Float[Tensor, "batch token width"], tuple[Tensor, Tensor]]:
         """Return the new residual stream, and the keys and values of these tokens alone."""
         normed, gate = normalize(self.attention_norm, hidden, condition)
@@ -200,7 +206,7 @@ class GemmaLayer(nn.Module):
         self,
         hidden: Float[Tensor, "batch token width"],
         place: Rotation,
-        condition: Float[Tensor, "batch width"] | None,
+        condition: Condition | None,
     ) -> tuple[Tensor, Tensor]:
         """Return the keys and values of these tokens, and compute nothing else."""
         normed, _ = normalize(self.attention_norm, hidden, condition)
@@ -228,7 +234,7 @@ class Gemma(nn.Module):
         *,
         past: KeyValues | None = None,
         positions: Int[Tensor, "batch token"] | None = None,
-        condition: Float[Tensor, "batch width"] | None = None,
+        condition: Condition | None = None,
     ) -> tuple[Float[Tensor, "batch token width"], KeyValues]:
         """Return the normalised hidden states, and the keys and values of these tokens.
 
@@ -247,7 +253,7 @@ class Gemma(nn.Module):
         starts_block: Bool[Tensor, "batch token"],
         *,
         past: KeyValues | None = None,
-        condition: Float[Tensor, "batch width"] | None = None,
+        condition: Condition | None = None,
     ) -> KeyValues:
         """Return only what later tokens read: the last layer stops after its keys and values."""
         bias, place = self._geometry(valid, starts_block, past, None)

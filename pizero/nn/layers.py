@@ -43,7 +43,7 @@ class AdaptiveRMSNorm(nn.Module):
     """An RMS norm whose scale, shift and residual gate are linear in a condition (π0.5's "adaRMS").
 
     `y = x / sqrt(mean(x²) + 1e-6) · (1 + scale) + shift`, in float32. All three start at zero: a gate of zero
-    shuts the branch that follows.
+    shuts the branch that follows. A condition is of a whole row, or of each of its tokens.
     """
 
     def __init__(self, width: int, condition_width: int) -> None:
@@ -52,9 +52,17 @@ class AdaptiveRMSNorm(nn.Module):
         nn.init.zeros_(self.modulation.weight)
 
     def forward(
-        self, x: Float[Tensor, "batch token width"], condition: Float[Tensor, "batch condition_width"]
-    ) -> tuple[Float[Tensor, "batch token width"], Float[Tensor, "batch 1 width"]]:
+        self,
+        x: Float[Tensor, "batch token width"],
+        condition: Float[Tensor, "batch condition_width"] | Float[Tensor, "batch token condition_width"],
+    ) -> tuple[
+        Float[Tensor, "batch token width"],
+        Float[Tensor, "batch 1 width"] | Float[Tensor, "batch token width"],
+    ]:
         """Return the normalised tokens and the gate, both in the dtype of `x`."""
-        scale, shift, gate = self.modulation(condition.to(x.dtype))[:, None].chunk(3, dim=-1)
+        modulation = self.modulation(condition.to(x.dtype))
+        if condition.dim() == 2:
+            modulation = modulation[:, None]
+        scale, shift, gate = modulation.chunk(3, dim=-1)
         normed = F.rms_norm(x.float(), (x.shape[-1],), eps=1e-6)
         return (normed * (1.0 + scale.float()) + shift.float()).to(x.dtype), gate

@@ -73,7 +73,10 @@ def batch_loss(model: ActionModel, config: TrainConfig, batch: Batch, draws: Dra
 def blank_draws(model: ActionModel, rows: int, device: torch.device) -> Draws:
     """Return draws of the right shapes, all zero."""
     shape = (rows, model.num_draws, model.horizon, model.action_dim)
-    return Draws(noise=torch.zeros(shape, device=device), time=torch.zeros(shape[:2], device=device))
+    delay = torch.zeros(rows, dtype=torch.int64, device=device) if model.max_delay else None
+    return Draws(
+        noise=torch.zeros(shape, device=device), time=torch.zeros(shape[:2], device=device), delay=delay
+    )
 
 
 def blank_batch(config: TrainConfig, rows: int, device: torch.device) -> Batch:

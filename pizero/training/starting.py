@@ -12,7 +12,7 @@ from pizero.records import differences, read_record, to_data
 from pizero.training.config import TrainConfig
 from pizero.weights.folder import CONFIG, CONTRACT, MANIFEST, WEIGHTS, sha256_of, token_files
 
-OWN_CHOICE = ("lora", "compute_dtype", "num_draws", "co_training", "process")
+OWN_CHOICE = ("lora", "compute_dtype", "num_draws", "co_training", "process", "max_delay")
 """What a run may choose about a model without needing other weights."""
 
 

@@ -97,7 +97,7 @@ def update(
     optimizer.zero_grad()
     generator = torch.Generator(ranks.device).manual_seed(step_seed(config.seed, step))
     draws = model.draw(config.batch_size, generator).rows(ranks.own_rows)
-    counts = count(model.counted(batch.inputs, batch.valid), ranks)
+    counts = count(model.counted(batch.inputs, batch.valid, draws), ranks)
     sums = dict.fromkeys(counts, torch.zeros((), device=ranks.device))
     weights: dict[str, float] = {}
     size = len(batch.actions) // execution.micro_batches

@@ -99,7 +99,7 @@ def chunks_of(inputs: Inputs) -> tuple[Tensor, Draws]:
 
 def losses_of(model: Pi05, inputs: Inputs) -> dict[str, Loss]:
     (actions, draws), steps = chunks_of(inputs), steps_of(inputs)
-    terms, counted = model.losses(inputs, actions, steps, draws=draws), model.counted(inputs, steps)
+    terms, counted = model.losses(inputs, actions, steps, draws=draws), model.counted(inputs, steps, draws)
     assert list(terms) == list(counted)
     for name, mask in counted.items():
         assert torch.equal(terms[name].counted, mask)
