@@ -5,32 +5,36 @@
 Chunks of 50 steps of two dimensions, each told by four numbers: a smooth reach across the whole range of
 actions, and a fine movement, three turns on a circle whose width is a fiftieth of that range, anywhere in it;
 the fine one also relative to its first position and normalised again. Tokens are taken from the chunks
-themselves, as if the model that writes them made no error. The continuous actions are those of a small flow
-that had to learn them.
+themselves, as if the model that writes them made no error. Beside them is what small networks learn that see
+the four numbers and a step: a flow, and one that says how likely each of 256 bins is. Each step is drawn by
+itself.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from pizero.data.action_tokens import FastTokenizer
 from pizero.diagnose.figures import GRAY, new_figure
 from pizero.generative.flow import FlowMatching
-from studies.toys.common import Networks, Size, denoising_loss, draw_noise, train
+from pizero.nn.time_embedding import time_embedding
+from studies.toys.common import QUICK, Networks, Size, denoising_loss, train
 from studies.toys.drawing import curve, styles
 from studies.toys.measures import spread
 from studies.toys.output import arguments, around, save, show, size_of
 
-FULL = Size(num_updates=4000, num_samples=512)
+FULL = Size(num_updates=3000, num_samples=256)
+SMALL = replace(QUICK, num_updates=30, num_samples=16)
+WIDTH = 128
 HORIZON, ACTION_DIM = 50, 2
 RADIUS, TURNS = 0.02, 3
 BINS = (32, 64, 128, 256, 512, 1024)
@@ -38,8 +42,7 @@ SCALES = (2.5, 5.0, 10.0, 25.0, 50.0, 100.0)
 USUAL_BINS, USUAL_SCALE = 256, 10.0
 VOCABULARY = 2048
 FLOW = FlowMatching(num_steps=10)
-FLOW_NAME = "continuous, from a flow"
-LOOK = styles((FLOW_NAME, "bins", "FAST"))
+LOOK = styles(("learnt flow", "bins", "FAST", "learnt bins"))
 
 
 def reach(rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -83,9 +86,13 @@ KINDS = {
 }
 
 
-def binned(normalised: Tensor, bins: int) -> Tensor:
-    """Return the middles of equal bins of [-1, 1], as RT-2 and OpenVLA write actions."""
-    index = ((normalised.clamp(-1, 1) + 1) / 2 * bins).floor().clamp(max=bins - 1)
+def index_of(normalised: Tensor, bins: int) -> Tensor:
+    """Return which of equal bins of [-1, 1] each action is in, as RT-2 and OpenVLA write actions."""
+    return ((normalised.clamp(-1, 1) + 1) / 2 * bins).long().clamp(max=bins - 1)
+
+
+def middle_of(index: Tensor, bins: int) -> Tensor:
+    """Return the middles of bins."""
     return (index + 0.5) / bins * 2 - 1
 
 
@@ -111,29 +118,77 @@ def fast(learn_from: Tensor, normalised: Tensor, scale: float) -> tuple[Tensor, 
     )
 
 
-def learnt(kind: Kind, chunks: Tensor, condition: Tensor, size: Size, seed: int) -> Tensor:
-    """Return what a flow makes of the conditions of `chunks`, one network for each of `num_members` equal
-    parts.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    example = kind.normalise(kind.draw(4096, generator)[0])
-    mean, std = example.mean(dim=0), example.std(dim=0).clamp(min=1e-3)
+def told(condition: Tensor, step: Tensor) -> Tensor:
+    """Return what a network knows: the four numbers of a chunk, and which step of it is asked for."""
+    return torch.cat([condition, time_embedding(step / (HORIZON - 1), 16, shortest=0.1)], dim=-1)
 
-    def draw(rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        fresh, given = kind.draw(rows, generator)
-        return (kind.normalise(fresh) - mean) / std, given
 
-    networks = Networks(
+def one_step(kind: Kind, rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw single steps of chunks, normalised `[row, 1, action_dim]`, and what is known of each."""
+    chunks, condition = kind.draw(rows, generator)
+    step = torch.randint(HORIZON, (rows,), generator=generator)
+    return kind.normalise(chunks)[torch.arange(rows), step][:, None], told(condition, step.float())
+
+
+def every_step(condition: Tensor) -> Tensor:
+    """Return what is known of each step of each chunk, chunk after chunk."""
+    steps = torch.arange(HORIZON).float().repeat(len(condition))
+    return told(condition.repeat_interleave(HORIZON, dim=0), steps)
+
+
+def networks_of(action_dim: int, size: Size, generator: torch.Generator) -> Networks:
+    return Networks(
         num_members=size.num_members,
         generator=generator,
-        action_dim=HORIZON * ACTION_DIM,
-        condition_dim=condition.shape[1],
-        width=128,
+        action_dim=action_dim,
+        condition_dim=20,
+        width=WIDTH,
     )
+
+
+def by_flow(kind: Kind, condition: Tensor, size: Size, seed: int) -> Tensor:
+    """Return normalised chunks that a flow makes, step by step; one network for each of equal parts."""
+    generator = torch.Generator().manual_seed(seed)
+    example = one_step(kind, 20_000, generator)[0]
+    mean, std = example.mean(dim=0), example.std(dim=0)
+
+    def draw(rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        action, known = one_step(kind, rows, generator)
+        return (action - mean) / std, known
+
     loss = denoising_loss(FLOW, draw, rows=size.batch, generator=generator)
+    networks = train(
+        networks_of(ACTION_DIM, size, generator), loss, num_updates=size.num_updates, learning_rate=1e-3
+    )
+    noise = torch.randn(len(condition) * HORIZON, 1, ACTION_DIM, generator=generator)
+    made = FLOW.generate(networks.bound(every_step(condition)), noise) * std + mean
+    return made.view(len(condition), HORIZON, ACTION_DIM)
+
+
+def by_bins(kind: Kind, condition: Tensor, size: Size, seed: int) -> Tensor:
+    """Return normalised chunks whose bins are drawn from what such a network says, step by step."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def logits(networks: Networks, known: Tensor) -> Tensor:
+        nothing = torch.zeros(len(known), 1, ACTION_DIM * USUAL_BINS)
+        return networks(nothing, torch.zeros(len(known)), condition=known).view(-1, USUAL_BINS)
+
+    def loss(networks: Networks, _average: Networks) -> Tensor:
+        action, known = one_step(kind, size.batch, generator)
+        target = index_of(action, USUAL_BINS).flatten()
+        error = nn.functional.cross_entropy(logits(networks, known), target, reduction="none")
+        return error.view(size.batch, ACTION_DIM).mean(dim=1)
+
+    networks = networks_of(ACTION_DIM * USUAL_BINS, size, generator)
     networks = train(networks, loss, num_updates=size.num_updates, learning_rate=1e-3)
-    noise = draw_noise(FLOW, size, seed=seed + 1, horizon=HORIZON, action_dim=ACTION_DIM)
-    return kind.restore(FLOW.generate(networks.bound(condition), noise) * std + mean, chunks)
+    known = every_step(condition).unflatten(0, (size.num_members, -1))
+    found = []
+    with torch.no_grad():
+        for part in known.split(1024, dim=1):
+            chance = logits(networks, part.flatten(0, 1)).softmax(dim=-1)
+            drawn = torch.multinomial(chance, 1, generator=generator)
+            found.append(drawn.view(size.num_members, -1, ACTION_DIM))
+    return middle_of(torch.cat(found, dim=1), USUAL_BINS).view(len(condition), HORIZON, ACTION_DIM)
 
 
 def judge(found: Tensor, chunks: Tensor, size: Size, length: Length | None = None) -> dict[str, Any]:
@@ -152,17 +207,23 @@ def judge(found: Tensor, chunks: Tensor, size: Size, length: Length | None = Non
     }
 
 
+LEARNT = {"learnt flow": by_flow, "learnt bins": by_bins}
+
+
 def measure(kind: Kind, size: Size, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return error and roughness of each form of actions, and one chunk in each."""
     generator = torch.Generator().manual_seed(seed)
-    learn_from = kind.normalise(kind.draw(4 * size.num_samples, generator)[0])
+    learn_from = kind.normalise(kind.draw(8 * size.num_samples, generator)[0])
     chunks, condition = kind.draw(size.num_members * size.num_samples, generator)
     normalised = kind.normalise(chunks)
-    flow = learnt(kind, chunks, condition, size, seed + 1)
-    record: dict[str, Any] = {FLOW_NAME: judge(flow, chunks, size), "bins": {}, "FAST": {}}
-    shown = {"recorded": chunks[0], FLOW_NAME: flow[0]}
+    record: dict[str, Any] = {"bins": {}, "FAST": {}}
+    shown = {"recorded": chunks[0]}
+    for name, learn in LEARNT.items():
+        found = kind.restore(learn(kind, condition, size, seed + 1), chunks)
+        record[name] = judge(found, chunks, size)
+        shown[name] = found[0]
     for bins in BINS:
-        found = kind.restore(binned(normalised, bins), chunks)
+        found = kind.restore(middle_of(index_of(normalised, bins), bins), chunks)
         length = Length(tokens=HORIZON * ACTION_DIM, vocabulary=bins)
         record["bins"][bins] = judge(found, chunks, size, length)
         if bins == USUAL_BINS:
@@ -179,23 +240,20 @@ def measure(kind: Kind, size: Size, seed: int) -> tuple[dict[str, Any], dict[str
 def draw_example(ax: Axes, shown: Mapping[str, Tensor]) -> None:
     """Draw one dimension of a chunk in each form."""
     ax.plot(shown["recorded"][:, 0], color=GRAY, linewidth=4, alpha=0.5, label="recorded")
-    labels = {FLOW_NAME: "a flow", "bins": f"{USUAL_BINS} bins", "FAST": f"FAST, scale {USUAL_SCALE:g}"}
+    labels = {
+        "bins": f"{USUAL_BINS} bins",
+        "FAST": f"FAST, scale {USUAL_SCALE:g}",
+        "learnt bins": f"{USUAL_BINS} bins, learnt",
+        "learnt flow": "flow, learnt",
+    }
     for name, label in labels.items():
         look = LOOK[name]
-        style = "steps-mid" if name == "bins" else "default"
-        ax.plot(
-            shown[name][:, 0],
-            color=look.color,
-            linestyle=look.line,
-            linewidth=1.3,
-            label=label,
-            drawstyle=style,
-        )
+        ax.plot(shown[name][:, 0], color=look.color, linestyle=look.line, linewidth=1.3, label=label)
 
 
 def draw_figure(record: dict[str, Any], shown: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     """Draw a chunk of each kind, and its error and roughness over the bits that it is written in."""
-    figure, axes = new_figure(3, len(KINDS), size=(10.5, 8.0))
+    figure, axes = new_figure(3, len(KINDS), size=(10.5, 8.4))
     for column, kind in zip(axes.T, KINDS, strict=True):
         found = record["kinds"][kind]
         draw_example(column[0], shown[kind])
@@ -204,28 +262,23 @@ def draw_figure(record: dict[str, Any], shown: Mapping[str, Mapping[str, Tensor]
             for name, usual in (("bins", USUAL_BINS), ("FAST", USUAL_SCALE)):
                 look, rows = LOOK[name], found[name]
                 curve(ax, {row["bits"]: row[key] for row in rows.values()}, look, name)
-                ax.plot(
-                    rows[usual]["bits"],
-                    rows[usual][key]["mean"],
-                    "o",
-                    color="black",
-                    markersize=11,
-                    fillstyle="none",
-                )
-            low, high = found[FLOW_NAME][key]["interval"]
-            ax.axhspan(low, high, color=LOOK[FLOW_NAME].color, alpha=0.3, linewidth=0)
-            ax.axhline(found[FLOW_NAME][key]["mean"], color=LOOK[FLOW_NAME].color, label="a flow")
+                ring = {"color": "black", "markersize": 11, "fillstyle": "none"}
+                ax.plot(rows[usual]["bits"], rows[usual][key]["mean"], "o", **ring)
+            for name in LEARNT:
+                look = LOOK[name]
+                ax.axhspan(*found[name][key]["interval"], color=look.color, alpha=0.25, linewidth=0)
+                ax.axhline(found[name][key]["mean"], color=look.color, linestyle=look.line, label=name)
             ax.set(xscale="log", yscale="log", xlabel="bits of a chunk")
         column[1].set_ylabel("error (the range is 2)")
         column[2].set_ylabel("roughness / recorded")
-    axes[0, 0].legend(frameon=False, fontsize=8)
-    axes[1, 0].legend(frameon=False, fontsize=8, title="circles: 256 bins, scale 10", title_fontsize=8)
+    axes[0, 0].legend(frameon=False, fontsize=7.5)
+    axes[1, 0].legend(frameon=False, fontsize=7.5)
     return figure
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     given = arguments(__doc__, argv)
-    size = size_of(given, FULL)
+    size = size_of(given, FULL, SMALL)
     results = {name: measure(kind, size, given.seed) for name, kind in KINDS.items()}
     record = {
         "size": vars(size),
@@ -237,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     for name, found in record["kinds"].items():
         forms = {
-            "a flow": found[FLOW_NAME],
+            **{name: found[name] for name in LEARNT},
             **{f"{bins} bins": row for bins, row in found["bins"].items()},
             **{f"FAST, scale {scale:g}": row for scale, row in found["FAST"].items()},
         }

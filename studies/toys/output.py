@@ -26,9 +26,9 @@ def arguments(text: str | None, argv: Sequence[str] | None = None) -> argparse.N
     return parser.parse_args(argv)
 
 
-def size_of(given: argparse.Namespace, full: Size) -> Size:
+def size_of(given: argparse.Namespace, full: Size, quick: Size = QUICK) -> Size:
     """Return how large the study is to be."""
-    return QUICK if given.quick else full
+    return quick if given.quick else full
 
 
 def save(given: argparse.Namespace, record: Mapping[str, Any], figure: Figure, *, name: str) -> None:

@@ -236,10 +236,12 @@ def test_the_sharpened_density_is_what_it_is_said_to_be(scale: float) -> None:
 def test_bins_err_by_their_width_over_the_root_of_twelve() -> None:
     actions = 2 * torch.rand(20_000, 5, 1, generator=seeded()) - 1
     for bins in (16, 256):
-        error = (discretised.binned(actions, bins) - actions).square().mean().sqrt().item()
+        index = discretised.index_of(actions, bins)
+        error = (discretised.middle_of(index, bins) - actions).square().mean().sqrt().item()
         assert error == pytest.approx(2 / bins / math.sqrt(12), rel=0.01)
-        assert len(discretised.binned(actions, bins).unique()) == bins
-    assert discretised.binned(torch.tensor([[-7.0, 7.0]]), 4).tolist() == [[-0.75, 0.75]]
+        assert len(index.unique()) == bins
+    outside = discretised.index_of(torch.tensor([-7.0, 1.0, 7.0]), 4)
+    assert discretised.middle_of(outside, 4).tolist() == [-0.75, 0.75, 0.75]
 
 
 @pytest.mark.parametrize("kind", discretised.KINDS.values(), ids=list(discretised.KINDS))
@@ -250,6 +252,16 @@ def test_chunks_are_normalised_and_restored(kind: discretised.Kind) -> None:
     assert normalised.abs().max() > 0.8
     torch.testing.assert_close(kind.restore(normalised, chunks), chunks, atol=1e-6, rtol=0)
     assert condition.shape == (300, 4)
+
+
+def test_what_is_known_of_every_step_is_in_the_order_of_chunks() -> None:
+    chunks, condition = discretised.circle(3, seeded())
+    known = discretised.every_step(condition).view(3, discretised.HORIZON, -1)
+    centre = known[..., :2]
+    assert torch.equal(centre, condition[:, None, :2].expand_as(centre))
+    assert len(known[0].unique(dim=0)) == discretised.HORIZON
+    assert torch.equal(known[0, :, 4:], known[2, :, 4:])
+    assert chunks.shape == (3, discretised.HORIZON, discretised.ACTION_DIM)
 
 
 def test_roughness_of_what_is_recorded_is_one() -> None:
