@@ -14,14 +14,14 @@ ROOT = Path(__file__).parents[1]
 
 ROWS: tuple[tuple[str, ...], ...] = (
     ("names", "durable"),
-    ("types", "records", "progress", "processes", "serving.messages"),
+    ("types", "records", "progress", "processes", "serving.messages", "serving.envelope", "serving.structure"),
     ("embodiment",),
     ("robots", "results", "nn", "generative", "serving.client"),
     ("contract",),
     ("models", "data"),
     ("weights", "recordings"),
     ("policy",),
-    ("training",),
+    ("training", "planning"),
     ("recipes", "fast", "envs", "serving.server", "diagnose"),
     ("cli", "studies", "benchmarks"),
     ("__main__",),
@@ -32,7 +32,7 @@ NARROWER: dict[str, set[str]] = {
     "nn": {"types"},
     "generative": set(),
     "models": {"types", "names", "nn", "generative"},
-    "serving.client": {"names", "serving.messages"},
+    "serving.client": {"names", "serving.messages", "serving.envelope"},
 }
 """Rooms that may import less than their row allows: layers know no files, processes no networks."""
 
@@ -44,6 +44,8 @@ WITHOUT_TORCH = (
     "names",
     "records",
     "serving.messages",
+    "serving.envelope",
+    "serving.structure",
     "serving.client",
 )
 REPLACEABLE_DEPENDENCIES = (

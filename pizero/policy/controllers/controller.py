@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from pizero.embodiment import Embodiment
 from pizero.policy.controllers.chunks import ChunkPlayer
@@ -18,6 +18,7 @@ Kind = Literal["receding", "synchronous", "ensemble", "naive", "guided", "guided
 it compute while the robot moves."""
 
 
+@runtime_checkable
 class Controller(Protocol):
     """One action a tick, in robot units."""
 
