@@ -17,6 +17,7 @@ from pizero.cli.evaluate import evaluate
 from pizero.cli.explain import explain
 from pizero.cli.import_recordings import import_recordings
 from pizero.cli.report import report
+from pizero.cli.serve import serve
 from pizero.cli.stats import stats, stats_diff
 from pizero.cli.tokenizer import tokenizer
 from pizero.cli.train import train
@@ -31,6 +32,7 @@ VERBS = {
     "train": train,
     "evaluate": evaluate,
     "report": report,
+    "serve": serve,
     "doctor": doctor,
     "explain": explain,
     "convert": convert,
