@@ -14,6 +14,7 @@ from pizero.serving.server.telemetry import (
     MAX_CLIENTS,
     MAX_EXECUTED,
     MAX_NAMES,
+    MAX_TIMELINE,
     Telemetry,
     percentiles,
 )
@@ -73,9 +74,8 @@ def test_executed_actions_stand_at_the_ticks_that_they_were_for() -> None:
     telemetry.reported("arm", report(5, rows(2.0, 3.0, 4.0)))
     telemetry.reported("arm", report(5, rows(2.0, 3.0, 4.0)))  # sent again after a lost connection
     watched = telemetry.snapshot(watched="arm")["watched"]
-    assert [(one["tick"], one["action"]) for one in watched["executed"]] == [
-        (tick, [float(tick), -float(tick)]) for tick in range(5)
-    ]
+    assert watched["executed"]["ticks"] == [0, 1, 2, 3, 4]
+    assert watched["executed"]["actions"] == [[float(tick), -float(tick)] for tick in range(5)]
     assert watched["chunks"][0]["tick"] == 2
     short = seen_by(telemetry, "arm")
     assert (short["tick"], short["late_ticks"]) == (5, 1)
@@ -88,7 +88,7 @@ def test_a_tick_that_runs_back_begins_a_new_episode() -> None:
     telemetry.answered("arm", CHUNK, SECONDS)
     telemetry.reported("arm", report(1, rows(0.5)))
     watched = telemetry.snapshot(watched="arm")["watched"]
-    assert [one["tick"] for one in watched["executed"]] == [0]
+    assert watched["executed"]["ticks"] == [0]
     assert watched["chunks"] == []
 
 
@@ -154,6 +154,34 @@ def test_a_stop_of_all_holds_for_those_who_come_later() -> None:
     assert not telemetry.stop_requested("late")
 
 
+def test_a_stopped_robot_that_connects_again_is_still_stopped() -> None:
+    telemetry = Telemetry(clock=Clock())
+    first, second, third = "10.0.0.7:4001 #1", "10.0.0.7:4002 #2", "10.0.0.7:4003 #3"
+    telemetry.observed(first, observation())
+    telemetry.request_stop(first)
+    telemetry.observed(second, observation())
+    assert not telemetry.stop_requested(second)  # the first is still there: this is another robot
+    telemetry.left(first)
+    telemetry.observed(third, observation())
+    telemetry.observed("10.0.0.8:4001 #4", observation())
+    assert telemetry.stop_requested(third)
+    assert not telemetry.stop_requested("10.0.0.8:4001 #4")
+    telemetry.allow(third)
+    telemetry.observed("10.0.0.7:4005 #5", observation())
+    assert not telemetry.stop_requested(third)
+    assert not telemetry.stop_requested("10.0.0.7:4005 #5")
+
+
+def test_an_answer_does_not_bring_back_who_has_left() -> None:
+    telemetry = Telemetry(clock=Clock())
+    telemetry.observed("arm", observation())
+    telemetry.left("arm")
+    telemetry.answered("arm", CHUNK, SECONDS)
+    telemetry.answered("nobody", CHUNK, SECONDS)
+    assert seen_by(telemetry, "arm")["left"] == 0.0
+    assert len(telemetry.snapshot()["clients"]) == 1
+
+
 def test_a_stop_of_nobody_is_refused() -> None:
     telemetry = Telemetry(clock=Clock())
     for refuse in (telemetry.request_stop, telemetry.allow):
@@ -175,9 +203,9 @@ def test_nothing_grows_without_bound() -> None:
     seen = telemetry.snapshot(watched="arm")
     watched = seen["watched"]
     assert len(watched["chunks"]) == MAX_CHUNKS
-    assert len(watched["executed"]) == MAX_EXECUTED
-    assert watched["executed"][-1]["tick"] == 10**6 - 1
-    assert len(watched["seconds"]) == MAX_ANSWERS
+    assert len(watched["executed"]["actions"]) == MAX_EXECUTED
+    assert watched["executed"]["ticks"][-1] == 10**6 - 1
+    assert (watched["counted"], len(watched["seconds"])) == (MAX_ANSWERS, MAX_TIMELINE)
     assert len(seen["clients"][0]["instruction"]) <= 2_000
     telemetry.reported("arm", report(10**6, rows(0.0), guard=guard))
     interventions = seen_by(telemetry, "arm")["guard"]["interventions"]
@@ -218,8 +246,12 @@ def test_percentiles_are_those_of_all_answers() -> None:
 
 def test_numbers_that_are_none_are_shown_as_none() -> None:
     telemetry = Telemetry(clock=Clock())
-    telemetry.answered("arm", np.array([[np.nan, np.inf]], dtype=np.float32), SECONDS)
-    assert telemetry.snapshot(watched="arm")["watched"]["chunks"][0]["actions"] == [[None, None]]
+    telemetry.observed("arm", observation())
+    telemetry.answered("arm", np.array([[np.nan, np.inf], [-1 / 3, 2e-7]], dtype=np.float32), SECONDS)
+    assert telemetry.snapshot(watched="arm")["watched"]["chunks"][0]["actions"] == [
+        [None, None],
+        [-0.333333, 2e-7],
+    ]
 
 
 def test_threads_lose_nothing() -> None:

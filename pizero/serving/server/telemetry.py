@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ MAX_CHUNKS = 4
 
 MAX_ANSWERS = 300
 """Of a client, whose times are kept."""
+
+MAX_TIMELINE = 60
+"""Answers whose times are shown one by one."""
 
 MAX_EXECUTED = 512
 """Ticks of a client: ten seconds at 50 Hz."""
@@ -57,9 +61,7 @@ class _Client:
     number: int = 0
     answers: int = 0
     chunks: deque[tuple[int, ActionChunk]] = field(default_factory=lambda: deque(maxlen=MAX_CHUNKS))
-    seconds: deque[tuple[float, Mapping[str, float]]] = field(
-        default_factory=lambda: deque(maxlen=MAX_ANSWERS)
-    )
+    times: deque[tuple[float, Mapping[str, float]]] = field(default_factory=lambda: deque(maxlen=MAX_ANSWERS))
     executed: deque[tuple[int, np.ndarray]] = field(default_factory=lambda: deque(maxlen=MAX_EXECUTED))
     tick: int | None = None
     guard: tuple[str, dict[str, int]] | None = None
@@ -72,9 +74,10 @@ class _Client:
 class Telemetry:
     """The latest observation, chunks, times and reports of each client, and whom an operator has stopped.
 
-    A stop holds until it is taken back, also for a client that leaves and comes back under the same name.
-    Nothing is copied but what is small: of each client one observation is kept, that of its last request.
-    `clock` gives seconds, of which only differences matter.
+    A stop holds until it is taken back. Names are those of connections, `HOST:PORT #NUMBER`: who comes from
+    the host of a stopped client that has left may be the same robot, and is stopped too. Nothing is copied
+    but what is small: of each client one observation is kept, that of its last request. `clock` gives
+    seconds, of which only differences matter.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -94,10 +97,10 @@ class Telemetry:
     def answered(self, client: str, chunk: ActionChunk, seconds: Mapping[str, float]) -> None:
         """Keep what a client was answered, and the seconds that each stage took, in their order."""
         with self._lock:
-            if (one := self._heard(client)) is not None:
+            if (one := self._clients.get(client)) is not None:
                 one.answers += 1
                 one.chunks.append((one.tick or 0, chunk))
-                one.seconds.append((one.heard, seconds))
+                one.times.append((self._clock(), seconds))
 
     def reported(self, client: str, report: Mapping[str, Any]) -> None:
         """Keep what a client says that it has done; ValueError if it is no report.
@@ -127,18 +130,21 @@ class Telemetry:
                 one.stopped = now if one.stopped is None else one.stopped
 
     def allow(self, client: str | None) -> None:
-        """Take a client's stop back, or that of all together with every client's own."""
+        """Take a client's stop back and those of its host that have left, or all stops there are."""
         with self._lock:
-            freed = [self._known(client)] if client is not None else list(self._clients.values())
+            if client is not None:
+                self._known(client)
             self._stopped_all = None if client is None else self._stopped_all
-            for one in freed:
-                one.stopped = one.told = None
+            for name, one in self._clients.items():
+                gone = client is not None and one.left is not None and _host(name) == _host(client)
+                if client is None or name == client or gone:
+                    one.stopped = one.told = None
 
     def stop_requested(self, client: str) -> bool:
         """Return whether a client is to be told to stop, and take it for told if so."""
         with self._lock:
             one = self._clients.get(client)
-            stopped = self._since(one) is not None
+            stopped = _since(one, self._stopped_all) is not None
             if stopped and one is not None and one.told is None:
                 one.told = self._clock()
             return stopped
@@ -153,33 +159,19 @@ class Telemetry:
         """Return everything but pictures as lists, texts and finite numbers: all clients in short, and one
         client's chunks, executed actions and times.
         """
-        with self._lock:
+        with self._lock:  # copies alone are made while others wait
             now = self._clock()
             self._forget(now - FORGET_AFTER)
-            stopped_all = self._stopped_all
-            clients = [self._summary(name, one, now) for name, one in self._clients.items()]
-            one = None if watched is None else self._clients.get(watched)
-            copies = None if one is None else (list(one.chunks), list(one.executed), list(one.seconds))
-            observation, answers = (None, 0) if one is None else (one.observation, one.answers)
-        found: dict[str, Any] = {
-            "clients": clients,
+            stopped_all, unlisted = self._stopped_all, self._unlisted
+            copies = {name: replace(one, times=one.times.copy()) for name, one in self._clients.items()}
+            if (one := copies.get(watched or "")) is not None:
+                one.chunks, one.executed = one.chunks.copy(), one.executed.copy()
+        return {
+            "clients": [_summary(name, one, stopped_all, now) for name, one in copies.items()],
             "stopped_all": None if stopped_all is None else now - stopped_all,
-            "unlisted": self._unlisted,
-            "watched": None,
+            "unlisted": unlisted,
+            "watched": None if one is None else {"name": watched, **_details(one)},
         }
-        if copies is not None:
-            chunks, executed, seconds = copies
-            found["watched"] = {
-                "name": watched,
-                "answers": answers,
-                "state": [] if observation is None else _numbers(observation.state),
-                "cameras": [] if observation is None else list(observation.images),
-                "chunks": [{"tick": tick, "actions": _rows(chunk)} for tick, chunk in chunks],
-                "executed": [{"tick": tick, "action": _numbers(row)} for tick, row in executed],
-                "seconds": [dict(stages) for _, stages in seconds],
-                "percentiles": percentiles([stages for _, stages in seconds]),
-            }
-        return found
 
     def _heard(self, client: str) -> _Client | None:
         now = self._clock()
@@ -188,7 +180,7 @@ class Telemetry:
             if len(self._clients) >= MAX_CLIENTS and not self._make_room():
                 self._unlisted += 1
                 return None
-            one = self._clients[client] = _Client(heard=now)
+            one = self._clients[client] = _Client(heard=now, stopped=self._inherited(client))
         one.heard, one.left = now, None
         return one
 
@@ -199,9 +191,13 @@ class Telemetry:
             )
         return self._clients[client]
 
-    def _since(self, one: _Client | None) -> float | None:
-        times = [self._stopped_all, None if one is None else one.stopped]
-        return min((at for at in times if at is not None), default=None)
+    def _inherited(self, client: str) -> float | None:
+        stops = [
+            one.stopped
+            for name, one in self._clients.items()
+            if one.left is not None and one.stopped is not None and _host(name) == _host(client)
+        ]
+        return min(stops, default=None)
 
     def _make_room(self) -> bool:
         gone = [
@@ -218,24 +214,54 @@ class Telemetry:
             if one.left is not None and one.left < before and one.stopped is None:
                 del self._clients[name]
 
-    def _summary(self, name: str, one: _Client, now: float) -> dict[str, Any]:
-        stopped = self._since(one)
-        recent = [at for at, _ in one.seconds if at > now - RATE_WINDOW]
-        spent = sorted(sum(stages.values()) for _, stages in one.seconds)
-        return {
-            "name": name,
-            "heard": now - one.heard,
-            "left": None if one.left is None else now - one.left,
-            "instruction": "" if one.observation is None else one.observation.instruction[:MAX_TEXT],
-            "answers": one.answers,
-            "rate": len(recent) / RATE_WINDOW,
-            "typical": spent[len(spent) // 2] if spent else None,
-            "tick": one.tick,
-            "guard": None if one.guard is None else {"state": one.guard[0], "interventions": one.guard[1]},
-            "late_ticks": one.late_ticks,
-            "stopped": None if stopped is None else now - stopped,
-            "told": None if stopped is None or one.told is None else now - one.told,
-        }
+
+def _host(client: str) -> str:
+    return client.rpartition(":")[0] or client
+
+
+def _since(one: _Client | None, stopped_all: float | None) -> float | None:
+    stops = [stopped_all, None if one is None else one.stopped]
+    return min((at for at in stops if at is not None), default=None)
+
+
+def _summary(name: str, one: _Client, stopped_all: float | None, now: float) -> dict[str, Any]:
+    stopped = _since(one, stopped_all)
+    last = list(one.times)[-MAX_TIMELINE:]
+    spent = sorted(sum(stages.values()) for _, stages in last)
+    return {
+        "name": name,
+        "heard": now - one.heard,
+        "left": None if one.left is None else now - one.left,
+        "instruction": "" if one.observation is None else one.observation.instruction[:MAX_TEXT],
+        "answers": one.answers,
+        "rate": _rate([at for at, _ in one.times], now),
+        "typical": spent[len(spent) // 2] if spent else None,
+        "tick": one.tick,
+        "guard": None if one.guard is None else {"state": one.guard[0], "interventions": one.guard[1]},
+        "late_ticks": one.late_ticks,
+        "stopped": None if stopped is None else now - stopped,
+        "told": None if stopped is None or one.told is None else now - one.told,
+    }
+
+
+def _rate(times: list[float], now: float) -> float:
+    return (len(times) - bisect_left(times, now - RATE_WINDOW)) / RATE_WINDOW
+
+
+def _details(one: _Client) -> dict[str, Any]:
+    observation = one.observation
+    return {
+        "state": [] if observation is None else _numbers(observation.state),
+        "cameras": [] if observation is None else list(observation.images),
+        "chunks": [{"tick": tick, "actions": _numbers(chunk)} for tick, chunk in one.chunks],
+        "executed": {
+            "ticks": [tick for tick, _ in one.executed],
+            "actions": _numbers(np.array([row for _, row in one.executed])) if one.executed else [],
+        },
+        "seconds": [dict(stages) for _, stages in list(one.times)[-MAX_TIMELINE:]],
+        "counted": len(one.times),
+        "percentiles": percentiles([stages for _, stages in one.times]),
+    }
 
 
 def percentiles(seconds: Iterable[Mapping[str, float]]) -> dict[str, list[float]]:
@@ -292,10 +318,13 @@ def _take(one: _Client, report: _Report) -> None:
     one.guard = (report.state, report.interventions)
 
 
-def _numbers(values: np.ndarray) -> list[float | None]:
-    """Return numbers as JSON has them: six digits, and nothing where there is none."""
-    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values.tolist()]
-
-
-def _rows(values: np.ndarray) -> list[list[float | None]]:
-    return [_numbers(row) for row in values]
+def _numbers(values: np.ndarray) -> list[Any]:
+    """Return numbers as JSON has them, to six digits, and None for those that are not finite."""
+    exact = values.astype(np.float64)
+    finite = np.isfinite(exact)
+    size = np.abs(np.where(finite & (exact != 0.0), exact, 1.0))
+    digits = 10.0 ** (5.0 - np.floor(np.log10(size)))
+    rounded = np.round(np.where(finite, exact, 0.0) * digits) / digits
+    known: np.ndarray = rounded.astype(object)
+    known[~finite] = None
+    return known.tolist()

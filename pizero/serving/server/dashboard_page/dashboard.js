@@ -3,7 +3,6 @@
 
 import { drawLines, drawStacks, short, STAGE_COLOURS } from "/dashboard/drawing.js";
 
-const SHOWN_ANSWERS = 60;
 const QUIET_AFTER = 2; // seconds without a request
 const SILENT_AFTER = 3000; // milliseconds without news from the server
 const UNCONFIRMED_AFTER = 1500;
@@ -152,7 +151,7 @@ function verdict(client) {
   if (client.told !== null) return client.guard?.state === "stopped"
     ? "Told to stop; its guard says that it has stopped."
     : `Told to stop ${ago(client.told)}, with the answer to its request.`;
-  if (client.left !== null) return "Stopped: it will be refused when it comes back.";
+  if (client.left !== null) return "Stopped: who comes back from its machine is refused.";
   const seconds = short(facts.horizon / facts.rate);
   return `Stop requested. It has not asked since: it may go on with what it has, up to ${seconds} s.`;
 }
@@ -236,6 +235,7 @@ function lay(contract) {
     row.querySelector(".rail").title = `${short(dimension.low)} to ${short(dimension.high)}`;
     return row;
   }));
+  find("dimensions").classList.toggle("many", facts.actions.length > 6);
   find("dimensions").replaceChildren(...facts.actions.map((dimension) => {
     const figure = copy("dimension");
     write(figure.querySelector(".name"), dimension.name);
@@ -286,7 +286,8 @@ function showActions(client, details) {
       kind: index === shown.length - 1 ? "chunk" : "earlier",
       points: chunk.actions.map((row, offset) => [chunk.tick + offset - (now === null ? chunk.tick : 0), row[place] ?? null]),
     }));
-    const done = details.executed.filter((one) => one.tick >= first).map((one) => [one.tick, one.action[place] ?? null]);
+    const { ticks, actions } = details.executed;
+    const done = ticks.map((tick, index) => [tick, actions[index][place] ?? null]).filter((point) => point[0] >= first);
     lines.splice(Math.max(lines.length - 1, 0), 0, { kind: "executed", points: done });
     drawLines(canvas, { lines, first, last, now, limits: [dimension.low, dimension.high] });
     const planned = shown.length ? short(shown[shown.length - 1].actions[0]?.[place]) : "–";
@@ -304,8 +305,7 @@ function row(body, place, texts) {
 
 function showLatency(details) {
   const stages = Object.keys(details.percentiles).filter((name) => name !== "total");
-  const answers = details.seconds.slice(-SHOWN_ANSWERS);
-  drawStacks(find("timeline"), { answers, stages, tick: 1 / facts.rate });
+  drawStacks(find("timeline"), { answers: details.seconds, stages, tick: 1 / facts.rate });
   const body = find("stages").tBodies[0];
   const names = stages.length ? [...stages, "total"] : [];
   while (body.rows.length > names.length) body.deleteRow(-1);
@@ -320,7 +320,7 @@ function showLatency(details) {
     head.replaceChildren(swatch, name);
   });
   const total = details.percentiles.total;
-  write(find("counted"), total ? `of the last ${count(details.seconds.length, "answer", "answers")}` : "no answer yet");
+  write(find("counted"), total ? `of the last ${count(details.counted, "answer", "answers")}` : "no answer yet");
   find("timeline").setAttribute("aria-label", total ? `time of the latest answers by stage: p50 ${short(total[0] * 1000)} ms, p99 ${short(total[2] * 1000)} ms` : "no answer yet");
 }
 

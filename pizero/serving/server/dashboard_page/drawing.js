@@ -36,6 +36,15 @@ export function short(value) {
   return text.replace("-", "−");
 }
 
+/** Return two to five round numbers between two others. */
+function round(low, high) {
+  const rough = (high - low) / 3, power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
+  const found = [];
+  for (let index = Math.ceil(low / step); index * step <= high; index += 1) found.push(Number((index * step).toPrecision(6)));
+  return found;
+}
+
 /** Draw lines over ticks: `lines` are {points: [[tick, value or null] …], kind}, `limits` two numbers. */
 export function drawLines(canvas, { lines, first, last, now, limits }) {
   const { pen, width, height } = prepared(canvas);
@@ -57,8 +66,7 @@ export function drawLines(canvas, { lines, first, last, now, limits }) {
   pen.lineWidth = 1;
   pen.textAlign = "right";
   pen.textBaseline = "middle";
-  for (const part of [0, 0.5, 1]) {
-    const value = low + part * (high - low);
+  for (const value of round(low, high)) {
     line(pen, [[left, y(value)], [right, y(value)]]);
     pen.fillText(short(value), left - 4, y(value));
   }
@@ -109,9 +117,9 @@ export function drawStacks(canvas, { answers, stages, tick }) {
   pen.strokeStyle = colour.grid;
   pen.textAlign = "right";
   pen.textBaseline = "middle";
-  for (const part of [0, 0.5, 1]) {
-    line(pen, [[left, y(part * most)], [right, y(part * most)]]);
-    pen.fillText(short(part * most * 1000), left - 4, y(part * most));
+  for (const value of round(0, most * 1000)) {
+    line(pen, [[left, y(value / 1000)], [right, y(value / 1000)]]);
+    pen.fillText(short(value), left - 4, y(value / 1000));
   }
   pen.textBaseline = "bottom";
   pen.textAlign = "left";
