@@ -32,7 +32,7 @@ from studies.toys.drawing import curve, styles
 from studies.toys.measures import spread
 from studies.toys.output import arguments, around, save, show, size_of
 
-FULL = Size(num_updates=3000, num_samples=256)
+FULL = Size(num_updates=2000, num_samples=256)
 SMALL = replace(QUICK, num_updates=30, num_samples=16)
 WIDTH = 128
 HORIZON, ACTION_DIM = 50, 2
