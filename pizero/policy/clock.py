@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -52,11 +53,11 @@ class Tick:
 
 
 class Clock:
-    """Begins tick k at `start` + k periods, or as soon after as it can.
+    """Begins tick k at `start` + k periods.
 
-    A tick whose deadline is past begins at once, unless it would begin less than half a period after the one
-    before or more than half a period late: then it is left out, and so are the others whose time has passed.
-    What was left out is counted in `skipped` and never made up for, and all others stay on the grid.
+    A tick whose time has come before the one before is done is left out, for its command would follow at
+    once upon a late one: the next tick is the first whose deadline is at least half a period away. What was
+    left out is counted in `skipped` and never made up for, and all others stay on the grid.
     """
 
     def __init__(self, rate: float, time: Time | None = None) -> None:
@@ -70,14 +71,17 @@ class Clock:
         """Let tick 0 be now."""
         self.origin = self.time.now()
         self.next, self.skipped = 0, 0
+        self.began = self.origin - self.period
 
     def wait(self) -> Tick:
         """Return the next tick when it begins."""
-        first = self.next
-        behind = (self.time.now() - self.origin) / self.period - first
-        index = first + max(0, int(behind + LEAST_GAP))
+        first, now = self.next, self.time.now()
+        earliest = self.began + LEAST_GAP * self.period
+        if now > self.origin + first * self.period and first:
+            earliest = max(earliest, now + LEAST_GAP * self.period)
+        index = max(first, math.ceil((earliest - self.origin) / self.period - 1e-9))
         deadline = self.origin + index * self.period
         self.time.wait_until(deadline)
         self.skipped += index - first
-        self.next = index + 1
-        return Tick(index=index, deadline=deadline, began=self.time.now(), skipped=index - first)
+        self.next, self.began = index + 1, self.time.now()
+        return Tick(index=index, deadline=deadline, began=self.began, skipped=index - first)

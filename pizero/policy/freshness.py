@@ -23,6 +23,7 @@ class Freshness:
         self.cameras, self.max_age, self.max_frozen = embodiment.cameras, max_age, max_frozen
         self.seen: dict[str, int] = {}
         self.still: dict[str, int] = {}
+        self.last: float | None = None
 
     def check(self, stamped: Stamped, now: float) -> tuple[str, ...]:
         """Return the names of what is wrong at time `now`, in seconds of the monotonic clock."""
@@ -35,17 +36,20 @@ class Freshness:
                 if camera.required:
                     found.append(f"missing-camera:{camera.name}")
                 continue
-            if not self.max_frozen:
-                continue
-            digest = digest_of(picture)
-            same = self.seen.get(camera.name) == digest
-            self.still[camera.name] = self.still.get(camera.name, 0) + 1 if same else 0
-            self.seen[camera.name] = digest
-            if self.still[camera.name] >= self.max_frozen:
+            if self.max_frozen and self._frozen(camera.name, picture, new=stamped.time != self.last):
                 found.append(f"frozen-camera:{camera.name}")
+        self.last = stamped.time
         if not np.isfinite(stamped.observation.state).all():
             found.append("state-not-finite")
         return tuple(found)
+
+    def _frozen(self, camera: str, picture: UInt8[np.ndarray, "height width 3"], *, new: bool) -> bool:
+        if new:
+            digest = digest_of(picture)
+            same = self.seen.get(camera) == digest
+            self.still[camera] = self.still.get(camera, 0) + 1 if same else 0
+            self.seen[camera] = digest
+        return self.still.get(camera, 0) >= self.max_frozen
 
 
 def digest_of(picture: UInt8[np.ndarray, "height width 3"]) -> int:

@@ -71,6 +71,7 @@ class Guard:
         )
         self.interventions: Counter[str] = Counter()
         self.state: State = "running"
+        self.stopped_by = ""
         self.unseen: tuple[str, ...] = ()
         self.waiting_since: float | None = None
         self.moved = False
@@ -93,7 +94,7 @@ class Guard:
 
     def stop(self, reason: str) -> None:
         """Stop for good, for a reason from outside, which is counted."""
-        self.state = "stopped"
+        self.state, self.stopped_by = "stopped", reason
         self.interventions[reason] += 1
 
     def _decide(
@@ -102,7 +103,7 @@ class Guard:
         self._know_where(observation)
         wrong = list(unseen)
         if command is None:
-            wrong += [NOTHING_PLANNED] if self.moved else []
+            wrong += [NOTHING_PLANNED] if self.moved and not unseen else []
             self._wait(now, wrong)
         else:
             self.waiting_since = None

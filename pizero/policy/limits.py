@@ -37,8 +37,8 @@ class DimensionLimits:
 class Limits:
     """What a guard lets pass.
 
-    An observation may be `max_age` seconds old, a camera's pictures may be equal for `max_frozen` control
-    ticks (0: for ever, as simulated ones may), and a robot may stand still for want of actions for
+    An observation may be `max_age` seconds old, a camera's pictures may be equal in `max_frozen` observations
+    (0: for ever, as simulated ones may), and a robot may stand still for want of actions for
     `max_wait` seconds before it is stopped.
     """
 

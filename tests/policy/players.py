@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pizero.embodiment import Camera, Dimension, Embodiment
+from pizero.policy.inference import Answer, Question, answer_to
+from pizero.policy.robot import Stamped
 from pizero.types import ActionChunk, Continuation, Observation
 
 ARM = Embodiment(
@@ -115,3 +117,89 @@ class VirtualTime:
     def at(self, moment: float, call: Callable[[], None]) -> None:
         self.count += 1
         self.pending.append((moment, self.count, call))
+
+
+class VirtualInference:
+    """Answers the n-th question after `latency(n)` virtual seconds, one question at a time, or all at once.
+
+    An error in place of a latency is raised in place of an answer.
+    """
+
+    def __init__(
+        self,
+        time: VirtualTime,
+        policy: Scripted,
+        latency: Callable[[int], float | Exception],
+        *,
+        together: bool = False,
+    ) -> None:
+        self.time, self.policy, self.latency, self.together = time, policy, latency, together
+        self.count, self.busy = 0, False
+        self.waiting: Question | None = None
+        self.found: list[Answer] = []
+        self.closed = False
+
+    def ask(self, question: Question) -> None:
+        if self.busy and not self.together:
+            self.waiting = question
+        else:
+            self._begin(question)
+
+    def answers(self) -> list[Answer]:
+        found, self.found = self.found, []
+        return found
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _begin(self, question: Question) -> None:
+        self.busy = True
+        latency = self.latency(self.count)
+        self.count += 1
+        began, error = self.time.now(), None
+        if isinstance(latency, Exception):
+            latency, error = 0.01, latency
+        chunk = None if error is not None else answer_to(self.policy, question)
+
+        def end() -> None:
+            self.found.append(
+                Answer(question=question, chunk=chunk, error=error, began=began, ended=self.time.now())
+            )
+            self.busy, waiting, self.waiting = False, self.waiting, None
+            if waiting is not None:
+                self._begin(waiting)
+
+        self.time.at(began + latency, end)
+
+
+class VirtualRobot:
+    """Goes where it is told at once, and keeps what it was told; `fault` changes what it shows."""
+
+    def __init__(self, time: VirtualTime, embodiment: Embodiment = ARM) -> None:
+        self.time, self.embodiment = time, embodiment
+        self.fault: Callable[[Stamped], Stamped] = lambda stamped: stamped
+        self.told: list[tuple[float, np.ndarray]] = []
+        self.held: list[float] = []
+        self.stops = self.looks = 0
+        self.work = 0.0
+
+    def observe(self) -> Stamped:
+        self.looks += 1
+        self.time.advance(self.work)
+        joint = float(self.told[-1][1][0]) if self.told else 0.0
+        return self.fault(Stamped(observation=seen(self.looks, joint), time=self.time.now()))
+
+    def command(self, action: np.ndarray) -> None:
+        assert not self.stops
+        self.told.append((self.time.now(), action))
+
+    def hold(self) -> None:
+        assert not self.stops
+        self.held.append(self.time.now())
+
+    def stop(self) -> None:
+        self.stops += 1
+
+    @property
+    def joints(self) -> np.ndarray:
+        return np.array([action[0] for _, action in self.told])

@@ -30,9 +30,15 @@ class ChunkPlayer(Player):
 
     def _accept(self, chunk: ActionChunk, pending: Pending, consumed: int) -> None:
         self.plan = list(chunk[: self.num_executed])
+        self.source = pending.request.sequence
 
-    def _next(self) -> Action | None:
-        return self.plan.pop(0) if self.plan else None
+    def upcoming(self) -> Action | None:
+        """Return the next action of the chunk."""
+        return self.plan[0] if self.plan else None
+
+    def _next(self) -> tuple[Action, int] | None:
+        return (self.plan.pop(0), self.source) if self.plan else None
 
     def _forget_plan(self) -> None:
         self.plan: list[Action] = []
+        self.source = 0

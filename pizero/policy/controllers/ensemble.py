@@ -34,14 +34,20 @@ class EnsemblePlayer(Player):
 
     def _accept(self, chunk: ActionChunk, pending: Pending, consumed: int) -> None:
         self.chunks.append((pending.executed, chunk))
+        self.newest = pending.request.sequence
 
-    def _next(self) -> Action | None:
+    def upcoming(self) -> Action | None:
+        """Return the mean of the chunks that reach the next action."""
         self.chunks = [(first, chunk) for first, chunk in self.chunks if first + len(chunk) > self.executed]
         if not self.chunks:
             return None
         rows = np.stack([chunk[self.executed - first] for first, chunk in self.chunks]).astype(np.float64)
         weights = np.exp(-self.decay * np.arange(len(rows)))
         return self._mean(rows, weights / weights.sum()).astype(np.float32)
+
+    def _next(self) -> tuple[Action, int] | None:
+        found = self.upcoming()
+        return None if found is None else (found, self.newest)
 
     def _mean(
         self, rows: Float[np.ndarray, "chunk action_dim"], weights: Float[np.ndarray, "chunk"]
@@ -54,3 +60,4 @@ class EnsemblePlayer(Player):
 
     def _forget_plan(self) -> None:
         self.chunks: list[tuple[int, ActionChunk]] = []
+        self.newest = 0

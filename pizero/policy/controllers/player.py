@@ -67,7 +67,8 @@ class Measured:
 class Player(ABC):
     """Plays chunks of `horizon` actions; one request is on its way at a time.
 
-    `measured` has the last answer, for reports.
+    `measured` has the last answer, and `played` the sequence of the chunk that the last action is of, for
+    reports.
     """
 
     def __init__(self, *, horizon: int) -> None:
@@ -82,6 +83,7 @@ class Player(ABC):
         self.starved = False
         self.warm: set[bool] = set()
         self.measured: Measured | None = None
+        self.played = 0
         self._forget()
 
     def request(self) -> Request | None:
@@ -124,7 +126,7 @@ class Player(ABC):
         )
         self.warm.add(pending.moving)
         if pending.warm:
-            self._note_delay(self.tick - pending.tick)
+            self._note_delay(self.tick - pending.tick, moving=pending.moving)
         if used:
             self._accept(chunk, pending, consumed)
         return used
@@ -140,9 +142,10 @@ class Player(ABC):
         self.tick += 1
         if found is None:
             self.starved = True
-        else:
-            self.executed += 1
-        return found
+            return None
+        self.executed += 1
+        action, self.played = found
+        return action
 
     def halt(self) -> None:
         """Note that the robot stands still: what is planned or asked for starts from somewhere else."""
@@ -172,8 +175,12 @@ class Player(ABC):
         """Plan with a chunk, `consumed` actions after its observation."""
 
     @abstractmethod
-    def _next(self) -> Action | None:
-        """Return the next planned action."""
+    def upcoming(self) -> Action | None:
+        """Return what the next tick's action will be, if nothing new comes; None if nothing is planned."""
+
+    @abstractmethod
+    def _next(self) -> tuple[Action, int] | None:
+        """Return the next planned action, and the sequence of the chunk that it is of."""
 
     @abstractmethod
     def _forget_plan(self) -> None:
@@ -186,5 +193,5 @@ class Player(ABC):
     def _continuation(self) -> Continuation | None:
         return None
 
-    def _note_delay(self, delay: int) -> None:  # noqa: B027 — most players need no estimate
+    def _note_delay(self, delay: int, *, moving: bool) -> None:  # noqa: B027 — most players need no estimate
         """Learn from a measured delay."""

@@ -21,7 +21,8 @@ class Splicer(Player):
     executed exactly, whatever the new chunk says about them. Then the new chunk goes on from the row of the
     *measured* number of actions executed since its observation. An estimate that does not fit the chunks any
     more (`check_delay`) is no error while a robot moves: it plays the chunk to its end, stands still, and
-    gets a chunk made from there.
+    gets a chunk made from there. A single delay of that kind is taken for a stall and not expected again, a
+    second one in a row of its kind, at a standstill or while moving, is.
     """
 
     def __init__(
@@ -81,21 +82,34 @@ class Splicer(Player):
     def _accept(self, chunk: ActionChunk, pending: Pending, consumed: int) -> None:
         kept = self.plan[: max(0, self.committed - consumed)]
         self.plan = np.concatenate([kept, chunk[max(self.committed, consumed) :]])
+        self.sources = [
+            *self.sources[: len(kept)],
+            *[pending.request.sequence] * (len(self.plan) - len(kept)),
+        ]
         self.observed = pending.executed
 
-    def _next(self) -> Action | None:
+    def upcoming(self) -> Action | None:
+        """Return the next planned action."""
+        return self.plan[0] if len(self.plan) else None
+
+    def _next(self) -> tuple[Action, int] | None:
         if not len(self.plan):
             return None
         found, self.plan = self.plan[0], self.plan[1:]
-        return found
+        return found, self.sources.pop(0)
 
     def _forget_plan(self) -> None:
         self.plan: Float32[np.ndarray, "planned action_dim"] = np.zeros((0, self.action_dim), np.float32)
+        self.sources: list[int] = []
         self.observed, self.committed, self.impatient = self.executed, 0, False
 
     def _forget(self) -> None:
         super()._forget()
         self.delays.reset()
+        self.stalled: set[bool] = set()
 
-    def _note_delay(self, delay: int) -> None:
-        self.delays.add(delay)
+    def _note_delay(self, delay: int, *, moving: bool) -> None:
+        bearable = delay <= min(self.horizon // 2, self.horizon - self.num_executed)
+        if bearable or moving in self.stalled:
+            self.delays.add(delay)
+        (self.stalled.discard if bearable else self.stalled.add)(moving)
