@@ -209,13 +209,14 @@ def test_for_normal_actions_the_jacobian_is_a_known_number(time: float) -> None:
     """E[a | x_t] of normal actions is linear in x_t, and J = (1 - t) s² / (t² + (1 - t)² s²) one number."""
     noise, planned, mask = case(seed=2)
     times = torch.full((3,), time, dtype=torch.float64)
-    given: dict[str, Tensor] = {"planned": torch.from_numpy(planned), "weights": torch.from_numpy(mask)}
+    target, weights = torch.from_numpy(planned), torch.from_numpy(mask)
     noisy = torch.from_numpy(noise)
     (deviation,) = NORMAL.deviations
     jacobian = (1 - time) * deviation**2 / (time**2 + (1 - time) ** 2 * deviation**2)
     plain = NORMAL.velocity(noisy, times)
     true, identity = (
-        kind(identity)(**given).guide(NORMAL.velocity)(noisy, times) - plain for identity in (False, True)
+        kind(identity)(planned=target, weights=weights).guide(NORMAL.velocity)(noisy, times) - plain
+        for identity in (False, True)
     )
     assert identity.abs().max() > 0.1
     torch.testing.assert_close(true, jacobian * identity, atol=1e-12, rtol=0)

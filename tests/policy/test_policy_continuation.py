@@ -1,4 +1,4 @@
-"""A policy that goes on from planned actions: exact where committed, seen from the new observation, refusals."""
+"""A policy that goes on from planned actions: exact where committed, in the new frame, refusals."""
 
 from __future__ import annotations
 
