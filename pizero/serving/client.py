@@ -107,6 +107,8 @@ class RemotePolicy:
         self.uri, self.times = uri, times
         self.metadata: dict[str, Any] = {}
         """What the server said of itself."""
+        self.timing: dict[str, float] = {}
+        """Seconds that the server spent on the last answer, by stage."""
         self._headers = {"Authorization": f"Api-Key {token}"} if token else {}
         self._expected, self._tls, self._rate, self._horizon = dict(expected or {}), tls, rate, 0
         self._request_of = request_of or plain_request
@@ -185,7 +187,9 @@ class RemotePolicy:
             report, self._report = self._report, None
             if report is not None:
                 message["report"] = report
-            return _actions(self._exchange(message, "chunk").get("actions"))
+            answer = self._exchange(message, "chunk")
+            self.timing = dict(answer.get("timing") or {})
+            return _actions(answer.get("actions"))
 
     def close(self) -> None:
         """Part from the server; calling it twice is harmless."""

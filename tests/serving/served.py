@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -16,6 +16,7 @@ from websockets.typing import Subprotocol
 
 from pizero.models.pi0 import Pi0
 from pizero.policy.policy import Policy
+from pizero.policy.prepared import Prepared
 from pizero.robots import NAVIGATION2D, Embodiment
 from pizero.serving.client import Times
 from pizero.serving.messages import pack, unpack
@@ -40,7 +41,7 @@ def tiny_policy(embodiment: Embodiment = NAVIGATION2D) -> Policy:
 
 
 class Scripted(Policy):
-    """A policy whose answers a test chooses, by a function of the observation."""
+    """A policy whose answers a test chooses, by a function of the observation, called where it computes."""
 
     def __init__(self, answer: Callable[[Observation], Any]) -> None:
         tiny = tiny_policy()
@@ -48,7 +49,13 @@ class Scripted(Policy):
         self.answer = answer
         self.asked: list[Observation] = []
 
-    def act(self, observation: Observation, **given: Any) -> ActionChunk:
+    def infer(self, requests: Sequence[Prepared]) -> list[np.ndarray]:
+        return [self._scripted(request.observation) for request in requests]
+
+    def finish(self, request: Prepared, written: np.ndarray) -> ActionChunk:
+        return written
+
+    def _scripted(self, observation: Observation) -> np.ndarray:
         if observation.instruction == "warm up":
             return np.zeros((3, 2), dtype=np.float32)
         self.asked.append(observation)

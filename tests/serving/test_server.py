@@ -136,9 +136,9 @@ def test_a_server_that_warms_up_lives_but_is_not_ready() -> None:
     gate = threading.Event()
 
     class Slow(Scripted):
-        def act(self, observation: Any, **given: Any) -> Any:
+        def infer(self, requests: Any) -> Any:
             gate.wait(PATIENCE)
-            return super().act(observation, **given)
+            return super().infer(requests)
 
     slow = Slow(lambda seen: np.zeros((3, 2), dtype=np.float32))
     with running(slow, warm=False) as server, dialled(server) as connection:
@@ -151,7 +151,7 @@ def test_a_server_that_warms_up_lives_but_is_not_ready() -> None:
 
 def test_a_policy_that_cannot_answer_is_not_served() -> None:
     class Broken(Scripted):
-        def act(self, observation: Any, **given: Any) -> Any:
+        def infer(self, requests: Any) -> Any:
             raise ValueError("no weights")
 
     with (

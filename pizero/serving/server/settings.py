@@ -105,6 +105,8 @@ class ServerSettings:
 
 def is_loopback(host: str) -> bool:
     """Return whether a host is this machine and no other; a name counts if all of its addresses do."""
+    if not host:
+        return False  # every address of this machine
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

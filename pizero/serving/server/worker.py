@@ -7,7 +7,8 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Float32
 
 from pizero.policy.policy import Policy
+from pizero.policy.prepared import Prepared
 from pizero.serving.envelope import ServerError
 from pizero.serving.server.metrics import Metrics
 from pizero.serving.server.settings import ServerSettings
@@ -71,40 +73,105 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            self._answer(blank_observation(self.policy), torch.Generator().manual_seed(0))
+            self._warm_up()
         except Exception as error:
             self._hand_over(self._warm, error)
             return
         self._hand_over(self._warm, None)
         while (requests := self.waiting.take(self.settings.batch, self.settings.batch_wait)) is not None:
-            self.metrics.computed(len(requests))
-            for request in requests:
-                self._serve(request)
+            # Of a request that is too old, who waited has been told, or is told by the timer in this moment.
+            now = time.monotonic()
+            alive = [request for request in requests if not request.abandoned and now <= request.expires]
+            if alive:
+                self.metrics.computed(len(alive))
+                self._serve(alive)
 
-    def _serve(self, request: Request) -> None:
-        began = time.monotonic()
-        if request.abandoned or began > request.expires:
-            return  # who waited has been told, or is told by the timer in this moment
-        request.seconds["queue"] = began - request.received - request.seconds.get("decode", 0.0)
-        self.busy_since = began
-        try:
-            outcome: Answer | ServerError = self._answer(request.ask.observation, request.noise)
-        except ServerError as error:
-            outcome = error
-        except Exception:
-            incident = secrets.token_hex(4)
-            LOG.exception("incident %s: a request of %s failed", incident, request.client)
-            outcome = ServerError(
-                "INTERNAL", f"the policy failed; see incident {incident} in the server's log"
+    def _warm_up(self) -> None:
+        """Answer a request that nobody asked, in the sizes that will be computed."""
+        noise = self.policy.draw_noise(torch.Generator().manual_seed(0))
+        blank = self.policy.prepare(blank_observation(self.policy), noise=noise)
+        rows = [
+            checked(self.policy, blank, written) for written in self._infer([blank] * self.settings.batch)
+        ]
+        if any(not np.array_equal(row, rows[0]) for row in rows):
+            LOG.warning(
+                "in batches of %d an answer's last bits depend on its place in the batch", self.settings.batch
             )
+
+    def _serve(self, requests: list[Request]) -> None:
+        """Compute some requests in one turn; what goes wrong with one is told to it alone."""
+        began = self.busy_since = time.monotonic()
+        prepared: list[tuple[Request, Prepared]] = []
+        for request in requests:
+            request.seconds["queue"] = began - request.received - request.seconds.get("decode", 0.0)
+            with self._failing(request):
+                prepared.append((request, self._prepared(request)))
+        if prepared:
+            self._compute(prepared)
         self.busy_since = None
-        request.seconds["infer"] = time.monotonic() - began
+
+    def _compute(self, prepared: list[tuple[Request, Prepared]]) -> None:
+        began = time.monotonic()
+        try:
+            written = self._infer([each for _, each in prepared])
+        except Exception as error:
+            for request, _ in prepared:
+                self._finish(request, self._failure(request, error))
+            return
+        seconds = time.monotonic() - began
+        for (request, each), numbers in zip(prepared, written, strict=True):
+            request.seconds["infer"] = seconds
+            with self._failing(request):
+                self._finish(request, Answer(chunk=checked(self.policy, each, numbers), noise=each.noise))
+
+    def _prepared(self, request: Request) -> Prepared:
+        ask, began = request.ask, time.monotonic()
+        noise = self.policy.draw_noise(request.noise)
+        try:
+            prepared = self.policy.prepare(
+                ask.observation, noise=noise, continuation=ask.continuation, num_steps=ask.num_steps
+            )
+        except ValueError as error:
+            if ask.continuation is None and ask.num_steps is None:
+                raise
+            code = "BAD_STEPS" if ask.continuation is None else "BAD_CONTINUATION"
+            raise ServerError(code, str(error)) from None
+        request.seconds["encode"] = time.monotonic() - began
+        return prepared
+
+    def _infer(self, prepared: list[Prepared]) -> list[np.ndarray]:
+        """Compute some requests, always in batches of one size: what others ask then changes no bit."""
+        size = self.settings.batch
+        if size == 1:
+            return [self.policy.infer([each])[0] for each in prepared]
+        kinds: dict[tuple[str, int], list[int]] = {}
+        for place, each in enumerate(prepared):
+            kinds.setdefault(each.kind, []).append(place)
+        found: dict[int, np.ndarray] = {}
+        for places in kinds.values():
+            rows = [prepared[place] for place in places]
+            written = self.policy.infer(rows + [rows[-1]] * (size - len(rows)))
+            found.update(zip(places, written, strict=False))
+        return [found[place] for place in range(len(prepared))]
+
+    @contextmanager
+    def _failing(self, request: Request) -> Iterator[None]:
+        """Answer a request with what goes wrong."""
+        try:
+            yield
+        except Exception as error:
+            self._finish(request, self._failure(request, error))
+
+    def _failure(self, request: Request, error: Exception) -> ServerError:
+        if isinstance(error, ServerError):
+            return error
+        incident = secrets.token_hex(4)
+        LOG.error("incident %s: a request of %s failed", incident, request.client, exc_info=error)
+        return ServerError("INTERNAL", f"the policy failed; see incident {incident} in the server's log")
+
+    def _finish(self, request: Request, outcome: Answer | ServerError) -> None:
         self.done(request, outcome)
         self._hand_over(request.reply, outcome)
-
-    def _answer(self, observation: Observation, generator: torch.Generator) -> Answer:
-        noise = torch.randn(self.policy.model.noise_shape, generator=generator).numpy()
-        return Answer(chunk=checked(self.policy.act(observation, noise=noise), self.policy), noise=noise)
 
     def _hand_over(self, future: asyncio.Future, outcome: object) -> None:
         def settle() -> None:
@@ -117,16 +184,19 @@ class Worker:
             LOG.warning("an answer came after the server had ended")
 
 
-def checked(chunk: ActionChunk, policy: Policy) -> ActionChunk:
-    """Return a chunk that may be sent; ServerError BAD_OUTPUT for one that no robot should see."""
+def checked(policy: Policy, prepared: Prepared, written: np.ndarray) -> ActionChunk:
+    """Return what a model made as a chunk that may be sent; ServerError BAD_OUTPUT for what no robot should
+    see.
+    """
+    if not np.isfinite(written).all():
+        raise ServerError("BAD_OUTPUT", "the model's actions are not finite")
+    chunk = policy.finish(prepared, written)
     expected = (policy.contract.horizon, policy.contract.embodiment.action_dim)
-    if chunk.shape != expected or chunk.dtype != np.float32:
+    if chunk.shape != expected or chunk.dtype != np.float32 or not np.isfinite(chunk).all():
         raise ServerError(
             "BAD_OUTPUT",
-            f"expected float32 {list(expected)} of the model, found {chunk.dtype} {list(chunk.shape)}",
+            f"expected finite float32 {list(expected)} of the model, found {chunk.dtype} {list(chunk.shape)}",
         )
-    if not np.isfinite(chunk).all():
-        raise ServerError("BAD_OUTPUT", "the model's actions are not finite")
     return chunk
 
 
