@@ -51,6 +51,7 @@ def train(
     precision: Precision | None = None,
     augment: Literal["none", "openpi", "intended"] | None = None,
     num_draws: int | None = None,
+    max_delay: int | None = None,
     ema_decay: float | None = None,
     frames: FrameSource = "auto",
     frame_cache: Path | None = None,
@@ -80,9 +81,9 @@ def train(
         dataset: Folder of a LeRobot dataset, or several: a mixture.
         output: Folder of the run: config, logs, checkpoints, and `policy` when it is finished.
         recipe: Name of the experiment: metaworld (the default), metaworld_positions, metaworld_fast,
-            metaworld_pi05, metaworld_co_trained, metaworld_and_navigation; with --start-from fine_tune (the
-            default then), fine_tune_lora, fine_tune_expert, or for published sizes pi0, pi05, pi0_fast, each
-            also with _lora, and pi0_expert, pi05_expert.
+            metaworld_pi05, metaworld_co_trained, metaworld_and_navigation, metaworld_real_time; with
+            --start-from fine_tune (the default then), fine_tune_lora, fine_tune_expert, or for published
+            sizes pi0, pi05, pi0_fast, each also with _lora, and pi0_expert, pi05_expert.
         config: File with the config of another run (its `config.json`), instead of a recipe.
         start_from: Folder of the policy whose weights and contract the run starts from.
         robot: Name of the robot that made the data, or of several, instead of the recipe's.
@@ -98,6 +99,7 @@ def train(
         precision: Dtype of the transformers' activations; by default bfloat16 where the processor has it.
         augment: Change the pictures: as openpi's library behaves, as its config intends, or not at all.
         num_draws: Pairs of noise and flow time for each observation; more of them are no more observations.
+        max_delay: Learn to be given up to so many first actions of a chunk, for real-time chunking.
         ema_decay: Decay of the moving average of the weights, instead of the recipe's; 0 is the last weights.
         frames: Where pictures come from: decoded into memory, into a cache on disk, or on demand from video.
         frame_cache: Folder of that cache; it serves other runs on the same data too.
@@ -129,6 +131,7 @@ def train(
         precision=precision,
         augment=augment,
         num_draws=num_draws,
+        max_delay=max_delay,
         chosen={
             "weights": weights or None,
             "batch_size": batch_size,
@@ -208,6 +211,7 @@ def resolve(
     precision: Precision | None,
     augment: Literal["none", "openpi", "intended"] | None,
     num_draws: int | None,
+    max_delay: int | None,
     chosen: dict[str, Any],
 ) -> TrainConfig:
     """Return what a run computes: a recipe or another run's config, with what the user chose instead.
@@ -253,6 +257,12 @@ def resolve(
                 f"{type(resolved.model).__name__.removesuffix('Config')}"
             )
         resolved = replace(resolved, model=replace(resolved.model, num_draws=num_draws))
+    if max_delay is not None:
+        if isinstance(resolved.model, Pi0FASTConfig):
+            raise ValueError(
+                "a π0-FAST writes its actions as tokens, and cannot be given the first: leave out --max-delay"
+            )
+        resolved = replace(resolved, model=replace(resolved.model, max_delay=max_delay))
     names = {field.name for field in fields(TrainConfig)}
     assert names >= set(chosen)
     resolved = replace(resolved, **{name: value for name, value in chosen.items() if value is not None})

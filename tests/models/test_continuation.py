@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
+from pizero.cli.train import train
 from pizero.generative.chunking import Guided, Prefixed, soft_mask
 from pizero.generative.flow import FlowMatching
 from pizero.models.base import Draws
@@ -300,3 +302,15 @@ def test_a_model_that_learnt_prefixes_goes_on_the_way_that_was_taken() -> None:
         agrees.append((made[:, -1, 0].sign() == planned[:, -1, 0].sign()).float().mean().item())
     assert agrees[0] < 0.8
     assert agrees[1] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("recipe", "max_delay", "message"),
+    [
+        ("metaworld", 6, "max_delay of 0 to 5, half the horizon of 10.*found 6"),
+        ("metaworld_fast", 1, "π0-FAST writes its actions as tokens.*leave out --max-delay"),
+    ],
+)
+def test_a_prefix_that_cannot_be_learnt_is_refused(recipe: str, max_delay: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(dataset=(Path("none"),), output=Path("none"), recipe=recipe, max_delay=max_delay, dry_run=True)
