@@ -9,12 +9,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads stall wh
 
 import tyro
 
+from pizero.cli.bench import bench_control
 from pizero.cli.collect import collect
 from pizero.cli.convert import convert
 from pizero.cli.demo import demo
 from pizero.cli.doctor import doctor
 from pizero.cli.evaluate import evaluate
 from pizero.cli.explain import explain
+from pizero.cli.follow import follow
 from pizero.cli.import_recordings import import_recordings
 from pizero.cli.report import report
 from pizero.cli.serve import serve
@@ -31,8 +33,10 @@ VERBS = {
     "stats-diff": stats_diff,
     "train": train,
     "evaluate": evaluate,
+    "follow": follow,
     "report": report,
     "serve": serve,
+    "bench-control": bench_control,
     "doctor": doctor,
     "explain": explain,
     "convert": convert,
@@ -54,8 +58,8 @@ torchrun itself ends with 1 if one of its processes ends with anything but 0."""
 def main() -> None:
     """Run the verb that the command line names; PIZERO_TRACEBACK=1 shows where an error came from."""
     arguments = sys.argv[1:]
-    if arguments[:2] == ["stats", "diff"]:
-        arguments = ["stats-diff", *arguments[2:]]
+    if arguments[:2] in (["stats", "diff"], ["bench", "control"]):
+        arguments = ["-".join(arguments[:2]), *arguments[2:]]
     try:
         tyro.extras.subcommand_cli_from_dict(
             VERBS, prog="pizero", description=DESCRIPTION, args=arguments, config=CONFIG

@@ -11,11 +11,15 @@ from pizero.types import ActionChunk, Continuation, Observation
 class Acting(Protocol):
     """Something that makes chunks of actions: a policy in this process, or one behind a server."""
 
-    horizon: int
-    """Actions of a chunk."""
+    @property
+    def horizon(self) -> int:
+        """Return how many actions a chunk has."""
+        ...
 
-    rate: float
-    """Control ticks a second that they are for."""
+    @property
+    def rate(self) -> float:
+        """Return the control ticks a second that they are for."""
+        ...
 
     def reset(self, *, seed: int) -> None:
         """Start a new episode, with its own noise."""

@@ -19,6 +19,7 @@ from pizero.policy.interpolation import Interpolator
 from pizero.policy.record import AnswerRecord, ExecutorState, Record, TickRecord, Transition
 from pizero.policy.robot import Robot, Stamped
 from pizero.policy.steps import StepChooser
+from pizero.serving.client import IncompatibleError, StopRequestedError
 
 LATE = 0.1
 """Of a period: a tick that begins later than this missed its deadline."""
@@ -54,7 +55,7 @@ class Executor:
         time: Time | None = None,
         command_rate: float | None = None,
         steps: StepChooser | None = None,
-        stop_on: tuple[type[Exception], ...] = (),
+        stop_on: tuple[type[Exception], ...] = (StopRequestedError, IncompatibleError),
         report: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         embodiment = robot.embodiment
@@ -217,7 +218,7 @@ class Executor:
         if answer.chunk is None or error is not None:
             self.player.fail(sequence)
             if isinstance(error, self.stop_on):
-                self.guard.stop("stop-requested")
+                self.guard.stop(f"stopped-by:{type(error).__name__}")
         else:
             before = self.player.measured
             used = self.player.answer(sequence, answer.chunk)
@@ -237,6 +238,7 @@ class Executor:
                 used=used,
                 continued=answer.question.request.continuation is not None,
                 error="" if error is None else type(error).__name__,
+                stages=dict(answer.stages),
             )
         )
 

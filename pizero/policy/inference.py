@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from pizero.policy.acting import Acting
@@ -29,13 +29,17 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What came of a question: a chunk, or the error in its place; times are of the monotonic clock."""
+    """What came of a question: a chunk, or the error in its place; times are of the monotonic clock.
+
+    `stages` has the seconds of its parts, where a policy tells them.
+    """
 
     question: Question
     chunk: ActionChunk | None
     error: Exception | None
     began: float
     ended: float
+    stages: Mapping[str, float] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -58,11 +62,12 @@ class Inference(Protocol):
 class InferenceThread:
     """Runs a policy in a thread of its own; implements `Inference`.
 
-    A question that was not begun when the next one comes is dropped: its observation is older.
+    A question that was not begun when the next one comes is dropped: its observation is older. `stages` is
+    called after each answer for the seconds of its parts (`lambda: remote.timing`).
     """
 
-    def __init__(self, policy: Acting) -> None:
-        self.policy, self.time = policy, MonotonicTime()
+    def __init__(self, policy: Acting, *, stages: Callable[[], Mapping[str, float]] = dict) -> None:
+        self.policy, self.stages, self.time = policy, stages, MonotonicTime()
         self.change = threading.Condition()
         self.waiting: Question | None = None
         self.found: list[Answer] = []
@@ -101,12 +106,16 @@ class InferenceThread:
                 self.found.append(answer)
 
     def _answer(self, question: Question) -> Answer:
-        began, chunk, failure = self.time.now(), None, None
+        began = self.time.now()
+        chunk: ActionChunk | None = None
+        failure: Exception | None = None
+        stages: Mapping[str, float] = {}
         try:
-            chunk = answer_to(self.policy, question)
+            chunk, stages = answer_to(self.policy, question), self.stages()
         except Exception as error:  # whatever a policy raises, the robot must be told to hold
             failure = error
-        return Answer(question=question, chunk=chunk, error=failure, began=began, ended=self.time.now())
+        ended = self.time.now()
+        return Answer(question=question, chunk=chunk, error=failure, began=began, ended=ended, stages=stages)
 
 
 def answer_to(policy: Acting, question: Question) -> ActionChunk:

@@ -42,7 +42,8 @@ class AnswerRecord:
     """One answer: what was measured of it; `error` names what came in place of a chunk.
 
     `waited` is the time that the question waited for the policy, `seconds` the policy's own. `delay` and
-    `estimate` are in control ticks, None where nobody awaited the answer any more.
+    `estimate` are in control ticks, None where nobody awaited the answer any more. `stages` has the seconds
+    of the policy's parts, where it tells them.
     """
 
     sequence: int
@@ -55,6 +56,7 @@ class AnswerRecord:
     used: bool
     continued: bool
     error: str
+    stages: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)

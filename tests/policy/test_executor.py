@@ -19,6 +19,7 @@ from pizero.policy.limits import DimensionLimits, Limits
 from pizero.policy.record import Record
 from pizero.policy.robot import Stamped
 from pizero.policy.steps import StepChooser
+from pizero.serving.client import StopRequestedError
 from pizero.types import ActionChunk, Continuation, Observation
 from tests.policy.players import ARM, Scripted, VirtualInference, VirtualRobot, VirtualTime, seen
 
@@ -127,7 +128,7 @@ def test_f22_packets_of_any_delay_within_a_tenth_of_a_second_leave_a_steady_walk
     rng = np.random.default_rng(0)
     delays = rng.uniform(0.0, 0.2, 1000)
     stage = Stage(lambda number: float(delays[number]))
-    record = stage.run(20.0)
+    record = stage.run(8.0)
     assert largest_step(stage.robot) <= 1.5 * PERIOD + 1e-6
     assert states(record)[-1] == "running"
     assert sum(answer.used for answer in record.answers) >= 0.9 * len(record.answers)
@@ -245,7 +246,7 @@ def test_f27_a_hog_is_counted_and_no_action_is_skipped_or_hurried() -> None:
 
     stage.robot.fault = fault
     record = stage.run(10.0)
-    hogs = sum(tick.seconds["observe"] > 0.06 for tick in record.ticks)
+    hogs = sum(tick.seconds["observe"] > 0.06 for tick in list(record.ticks)[:-1])
     assert hogs > 5
     assert record.skipped_ticks == sum(tick.skipped for tick in record.ticks) == 3 * hogs
     moments = np.array([moment for moment, _ in stage.robot.told])
@@ -268,16 +269,12 @@ def test_fifty_actions_a_second_become_five_hundred_smooth_commands() -> None:
 
 
 def test_an_operator_s_stop_stops_the_robot_and_other_errors_do_not() -> None:
-    class StopAskedError(Exception):
-        pass
-
     stage = Stage(
-        lambda number: {2: ValueError("strange"), 5: StopAskedError("stop")}.get(number, 0.03),
-        stop_on=(StopAskedError,),
+        lambda number: {2: ValueError("strange"), 5: StopRequestedError("stop")}.get(number, 0.03),
     )
     record = stage.run(10.0)
     assert states(record) == ["starting", "running", "stopped"]
-    assert record.transitions[-1].reason == "stop-requested"
+    assert record.transitions[-1].reason == "stopped-by:StopRequestedError"
     assert stage.robot.stops == 1
     assert stage.inference.closed
 
@@ -332,7 +329,7 @@ def test_flow_steps_are_few_when_late_and_many_when_there_is_time() -> None:
     asked: list[int] = []
     choose = chooser.choose
     chooser.choose = lambda budget: asked.append(choose(budget)) or asked[-1]  # type: ignore[method-assign]
-    record = stage.run(20.0)
+    record = stage.run(8.0)
     assert set(asked[5:]) <= {1, 5}
     assert asked[5:].count(5) > 0.8 * len(asked[5:])
     assert states(record)[-1] == "running"
