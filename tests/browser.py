@@ -17,7 +17,7 @@ from websockets.sync.client import ClientConnection, connect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WITHOUT_CHROMIUM = "needs a chromium: apt-get install chromium"
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which something that was awaited is taken for lost."""
 
 
@@ -153,7 +153,7 @@ def browser() -> Iterator[Page]:
                 assert time.monotonic() < limit, "chromium opened no DevTools port"
                 time.sleep(0.02)
             port, path = port_file.read_text().split()
-            with connect(f"ws://127.0.0.1:{port}{path}", max_size=2**26, compression=None) as devtools:
+            with connect(f"ws://127.0.0.1:{port}{path}", max_size=2**26, ping_interval=None) as devtools:
                 yield Page(devtools)
         finally:
             process.terminate()

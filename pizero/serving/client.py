@@ -37,6 +37,9 @@ __all__ = [
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds between two attempts to connect: doubled after each, and varied, lest robots come at once."""
 
+MAX_EXECUTED = 512
+"""Actions that a report holds at most."""
+
 MAX_ANSWER_BYTES = 64 * 2**20
 TRANSIENT_STATUS = (429, 502, 503, 504)
 """HTTP statuses of a server that may let us in later."""
@@ -144,8 +147,8 @@ class RemotePolicy:
                 self._exchange({"type": "reset", "seq": self._seq, "seed": seed}, "reset")
 
     def report(self, report: Mapping[str, Any]) -> None:
-        """Let the next request tell the server's dashboard what was executed; the last report counts."""
-        self._report = dict(report)
+        """Let the next request tell the server's dashboard what was executed, and what was not told yet."""
+        self._report = _joined(self._report, report)
 
     def act(self, observation: Any, *, continuation: Any = None, num_steps: int | None = None) -> np.ndarray:
         """Return the next actions, `float32 [horizon, action_dim]`, as `Policy.act` does.
@@ -358,6 +361,21 @@ def _actions(actions: Any) -> np.ndarray:
     if not np.isfinite(actions).all():
         raise ServerError("BAD_OUTPUT", "the actions are not finite")
     return actions.astype(np.float32)
+
+
+def _joined(older: Mapping[str, Any] | None, newer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a report with what the one before it had executed; rows for ticks of which nothing is known are
+    not finite.
+    """
+    found = dict(newer)
+    if older is None or "executed" not in older or "executed" not in newer:
+        return found
+    before, after = np.asarray(older["executed"]), np.asarray(newer["executed"])
+    missing = newer["tick"] - len(after) - older["tick"]
+    if before.shape[1:] == after.shape[1:] and 0 <= missing < MAX_EXECUTED:
+        between = np.full((missing, *after.shape[1:]), np.nan, np.float32)
+        found["executed"] = np.concatenate([before, between, after])[-MAX_EXECUTED:]
+    return found
 
 
 def _hint(status: int) -> str:

@@ -83,8 +83,7 @@ class Served:
             page = self.dashboard.page(request.path, request.headers)
             if page is None:
                 return None
-            headers = Headers({**page.headers, "Content-Length": str(len(page.body)), "Connection": "close"})
-            return Response(page.status, "", headers, page.body)
+            return Response(page.status, "", Headers(page.headers), page.body)
 
         self.server = await serve(
             self.dashboard.live, "127.0.0.1", self.port, process_request=answer, compression=None
@@ -102,7 +101,7 @@ def ask(telemetry: Telemetry, client: str = "arm", *, times: int = 1, tick: int 
     for turn in range(times):
         telemetry.observed(client, scene(seed=turn))
         if tick is not None:
-            executed = chunk()[: min(8, tick + turn)] + 0.1
+            executed = chunk()[: min(8, tick + turn + 1)] + 0.1
             guard = {"state": "running", "interventions": {"rate limit of hand_dx": 3}}
             telemetry.reported(
                 client, {"tick": tick + turn, "executed": executed, "guard": guard, "late_ticks": 2}

@@ -143,13 +143,13 @@ def test_what_is_executed_is_drawn_where_it_belongs(page: Page, telemetry: Telem
     """The highest of the executed values, at a known tick, is the highest blue pixel."""
     executed = np.zeros((8, 4), np.float32)
     executed[2, 0], executed[5, 0] = 0.8, -0.8
-    telemetry.reported("arm", {"tick": 24, "executed": executed})
+    telemetry.reported("arm", {"tick": 23, "executed": executed})
     page.wait(f"{FIRST_LABEL}.includes('executed 0,')")
     pixels = canvas_pixels(page, "#dimensions figure:nth-child(1) canvas")
     blue = np.abs(pixels[..., :3].astype(int) - np.array(BLUE)).max(axis=-1) < 24
     rows, columns = np.nonzero(blue & (pixels[..., 3] > 200))
     width = pixels.shape[1]
-    at = [44 + (tick - 8) / 24 * (width - 48) for tick in (18, 21)]  # from tick 8 = 24 - 2 horizons to 32
+    at = [44 + (tick - 7) / 24 * (width - 48) for tick in (18, 21)]  # from tick 7 = 23 - 2 horizons to 31
     assert columns[rows == rows.min()].mean() == pytest.approx(at[0], abs=2.5)
     assert columns[rows == rows.max()].mean() == pytest.approx(at[1], abs=2.5)
 

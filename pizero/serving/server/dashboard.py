@@ -112,7 +112,7 @@ class Dashboard:
             return None
         if place not in FILES:
             return _text(404, "the dashboard has no such file")
-        return Page(status=200, headers=_headers(FILES[place][1]), body=self._files[place])
+        return _page(200, FILES[place][1], self._files[place])
 
     def refusal(self, headers: Mapping[str, str], *, live: bool) -> str | None:
         """Return why a request is refused, or None if it comes from this machine, and with `live` from our
@@ -178,7 +178,7 @@ class Dashboard:
             browser.hurry.set()
 
     async def _push(self, browser: _Browser) -> None:
-        while True:
+        while browser.connection.server.is_serving():
             browser.hurry.clear()
             text = await asyncio.to_thread(self._state, browser.watched)
             await browser.connection.send(text)
@@ -191,6 +191,7 @@ class Dashboard:
             except TimeoutError:
                 continue
             await asyncio.sleep(PERIOD / 10)  # a browser cannot make us hurry without end
+        await browser.connection.close(1001, "the server is going away")
 
     def _state(self, watched: str | None) -> str:
         return json.dumps({"kind": "state", **self.telemetry.snapshot(watched=watched)}, allow_nan=False)
@@ -288,9 +289,10 @@ def _command(message: str | bytes) -> tuple[str, str | None] | None:
     return (verb, client) if known else None
 
 
-def _headers(kind: str) -> dict[str, str]:
-    return {"Content-Type": kind, **HEADERS}
+def _page(status: int, kind: str, body: bytes) -> Page:
+    ending = {"Content-Length": str(len(body)), "Connection": "close"}
+    return Page(status=status, headers={"Content-Type": kind, **ending, **HEADERS}, body=body)
 
 
 def _text(status: int, text: str) -> Page:
-    return Page(status=status, headers=_headers("text/plain; charset=utf-8"), body=f"{text}\n".encode())
+    return _page(status, "text/plain; charset=utf-8", f"{text}\n".encode())

@@ -232,6 +232,7 @@ class Session:
             raise outcome
         if house.telemetry is not None:
             house.telemetry.answered(self.name, outcome.chunk, seconds)
+            self._refuse_if_stopped(house.telemetry)  # pressed while it was computed
         return outcome
 
     def _observe(self, ask: Ask) -> None:
@@ -245,6 +246,9 @@ class Session:
                 telemetry.reported(self.name, ask.report)
             except ValueError as failure:
                 raise ServerError("BAD_MESSAGE", f"report: {failure}") from None
+        self._refuse_if_stopped(telemetry)
+
+    def _refuse_if_stopped(self, telemetry: Telemetry) -> None:
         if telemetry.stop_requested(self.name):
             raise ServerError("STOP_REQUESTED", "the server's operator pressed stop")
 

@@ -29,7 +29,7 @@ MAX_TIMELINE = 60
 MAX_EXECUTED = 512
 """Ticks of a client: ten seconds at 50 Hz."""
 
-STATES = ("running", "holding", "stopped")
+STATES = ("starting", "running", "holding", "stopped")
 """Of a guard."""
 
 MAX_NAMES = 32
@@ -99,14 +99,15 @@ class Telemetry:
         with self._lock:
             if (one := self._clients.get(client)) is not None:
                 one.answers += 1
-                one.chunks.append((one.tick or 0, chunk))
+                one.chunks.append((0 if one.tick is None else one.tick + 1, chunk))
                 one.times.append((self._clock(), seconds))
 
     def reported(self, client: str, report: Mapping[str, Any]) -> None:
         """Keep what a client says that it has done; ValueError if it is no report.
 
-        Of `executed`, `[n, action_dim]` in robot units, the last row was for the control tick before `tick`.
-        A tick that runs back begins a new episode.
+        Of `executed`, `[n, action_dim]` in robot units, the last row was for the control tick `tick`; rows
+        that are not finite are for ticks at which nothing was executed. A tick that runs back begins a new
+        episode.
         """
         checked = _checked(report)
         with self._lock:
@@ -311,9 +312,8 @@ def _take(one: _Client, report: _Report) -> None:
         known = -1
     if one.executed and len(report.executed) and one.executed[-1][1].shape != report.executed[0].shape:
         one.executed.clear()
-    first = report.tick - len(report.executed)
-    ticks = enumerate(report.executed, first)
-    one.executed.extend((tick, action) for tick, action in ticks if tick >= known)
+    ticks = enumerate(report.executed, report.tick - len(report.executed) + 1)
+    one.executed.extend((tick, action) for tick, action in ticks if tick > known)
     one.tick, one.late_ticks = report.tick, report.late_ticks
     one.guard = (report.state, report.interventions)
 

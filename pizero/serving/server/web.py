@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from http import HTTPStatus
 
@@ -33,8 +34,14 @@ def answer(
     if path == "/readyz":
         status = HTTPStatus.SERVICE_UNAVAILABLE if trouble else HTTPStatus.OK
         return respond(status, f"{trouble or 'ready'}\n".encode())
+    authorization = request.headers.get_all("Authorization")
+    sent = _as_bearer(authorization[0]) if len(authorization) == 1 else ""
+    known = may_enter(house.settings.token, sent)
     if dashboard is not None:
         page = dashboard.page(request.path, request.headers)
+        if not known and (path == LIVE or (page is not None and page.status == HTTPStatus.OK)):
+            house.metrics.refused("token")
+            return _unauthorized('Basic realm="pizero: any name, the token as password"')
         if page is not None:
             return Response(page.status, HTTPStatus(page.status).phrase, Headers(page.headers), page.body)
         if path == LIVE:
@@ -42,18 +49,34 @@ def answer(
     if path not in ("/", "/metrics"):
         house.metrics.refused("path")
         return respond(HTTPStatus.NOT_FOUND, b"there is nothing here\n")
-    authorization = request.headers.get_all("Authorization")
-    if not may_enter(house.settings.token, authorization[0] if len(authorization) == 1 else ""):
+    if not known:
         house.metrics.refused("token")
-        response = respond(HTTPStatus.UNAUTHORIZED, b"a token is needed\n")
-        response.headers["WWW-Authenticate"] = "Bearer"
-        return response
+        return _unauthorized("Bearer")
     if path == "/metrics":
         return respond(HTTPStatus.OK, house.metrics.page(), house.metrics.content_type)
     if "Origin" in request.headers:
         house.metrics.refused("origin")
         return respond(HTTPStatus.FORBIDDEN, b"web pages may not drive robots\n")
     return None
+
+
+def _as_bearer(authorization: str) -> str:
+    """Return an `Authorization` header; that of a browser, whose user gave the token as password, as others
+    send it.
+    """
+    scheme, _, given = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return authorization
+    try:
+        return "Bearer " + base64.b64decode(given, validate=True).decode("utf-8").partition(":")[2]
+    except ValueError:
+        return ""
+
+
+def _unauthorized(challenge: str) -> Response:
+    response = respond(HTTPStatus.UNAUTHORIZED, b"a token is needed\n")
+    response.headers["WWW-Authenticate"] = challenge
+    return response
 
 
 def respond(status: HTTPStatus, body: bytes, content_type: str = TEXT) -> Response:

@@ -325,7 +325,7 @@ function showLatency(details) {
 }
 
 function showGuard(client) {
-  const kinds = { running: "good", holding: "wait", stopped: "bad" };
+  const kinds = { starting: "wait", running: "good", holding: "wait", stopped: "bad" };
   if (client.guard === null) mark(find("guard-state"), "none", "not reported");
   else mark(find("guard-state"), kinds[client.guard.state], client.guard.state);
   write(find("late"), client.guard === null ? "The guard runs beside the robot; this client says nothing of it." : `${count(client.late_ticks, "late tick", "late ticks")}`);
