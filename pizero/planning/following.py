@@ -24,6 +24,9 @@ The robot stays where it is in all of them but `following`.
 
 MAX_EVENTS = 1_000
 
+ROUNDING = 1e-6
+"""Seconds by which a tick may seem early: sums of control periods are not exact."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FollowingConfig:
@@ -124,7 +127,7 @@ class FollowingController:
 
     def _due(self, now: float) -> bool:
         over = self.state in ("reached", "failed")
-        return not over and not self.asking.busy and now - self.asked >= self.config.period
+        return not over and not self.asking.busy and now - self.asked > self.config.period - ROUNDING
 
     def _listen(self, now: float) -> None:
         answer = self.asking.take(now)

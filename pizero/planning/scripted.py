@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from pizero.embodiment import Embodiment
 from pizero.names import nearest
 from pizero.planning.instructions import one_line
 from pizero.planning.planner import PlanFailedError, Situation
-from pizero.records import read_record
 from pizero.types import Observation
 
 Predicate = Callable[[Observation], bool]
@@ -113,8 +111,3 @@ class ScriptedPlanner:
         if late:
             raise PlanFailedError(f"step {self.place + 1}, {step.instruction!r}, took {step.seconds:g} s")
         return False
-
-
-def read_plan(path: Path) -> ScriptedPlan:
-    """Read a plan from a JSON file; ValueError names the file and what is wrong in it."""
-    return read_record(ScriptedPlan, path)

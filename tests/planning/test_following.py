@@ -142,6 +142,11 @@ def test_an_answer_may_come_later_and_nothing_moves_before_the_first(clock: Cloc
     assert following.num_held == 5
 
 
+def test_an_answer_that_takes_longer_than_a_period_is_waited_for(clock: Clock) -> None:
+    following = follower(AskingInStep(Says("first", "second"), latency=1.5), clock)
+    assert run(following, clock, 33) == [0.0] * 15 + [0.25] * 15 + [0.5] * 3
+
+
 def test_the_robot_stays_where_it_is_when_the_goal_is_reached(clock: Clock) -> None:
     following = follower(AskingInStep(Says("first", None, "second")), clock)
     assert run(following, clock, 40) == [0.25] * 10 + [0.0] * 30

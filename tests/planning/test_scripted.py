@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from pizero.planning.planner import PlanFailedError, Situation
-from pizero.planning.scripted import ScriptedPlan, ScriptedPlanner, Step, Within, read_plan
-from pizero.records import write_record
+from pizero.planning.scripted import ScriptedPlan, ScriptedPlanner, Step, Within
+from pizero.records import read_record, write_record
 from pizero.robots import NAVIGATION2D
 from pizero.types import Observation
 
@@ -62,7 +62,7 @@ def test_a_plan_is_read_strictly(tmp_path: Path) -> None:
         steps=(Step(instruction="one", within=(Within(dimension="x", low=0.0, high=0.5),), until="success"),)
     )
     write_record(file, plan)
-    assert read_plan(file) == plan
+    assert read_record(ScriptedPlan, file) == plan
     for text, complaint in (
         ('{"steps": [{"instruction": "go", "second": 3}]}', "unknown field 'second': did you mean 'seconds'"),
         ('{"steps": [{"instruction": "go"}]}', "would never end"),
@@ -73,7 +73,7 @@ def test_a_plan_is_read_strictly(tmp_path: Path) -> None:
     ):
         file.write_text(text)
         with pytest.raises(ValueError, match=complaint) as error:
-            read_plan(file)
+            read_record(ScriptedPlan, file)
         assert str(file) in str(error.value)
 
 
@@ -90,4 +90,6 @@ def test_what_a_robot_cannot_tell_is_refused_at_once(
     file = tmp_path / "plan.json"
     file.write_text(json.dumps({"steps": [{"instruction": "go", **step}]}))
     with pytest.raises(ValueError, match=complaint):
-        ScriptedPlanner(read_plan(file), NAVIGATION2D, predicates={"success": lambda seen: True})
+        ScriptedPlanner(
+            read_record(ScriptedPlan, file), NAVIGATION2D, predicates={"success": lambda seen: True}
+        )
