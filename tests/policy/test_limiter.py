@@ -160,7 +160,7 @@ def test_limits_that_do_not_fit_are_refused() -> None:
         ValueError, match=r"joint: expected low < high within the robot's -10.0 … 10.0, found"
     ):
         check_limits(replace(usual, dimensions=(wider, *rest)), ARM)
-    with pytest.raises(ValueError, match=r"no action is called 'jont': .*joint"):
-        check_limits(replace(usual, dimensions=(replace(joint, name="jont"), *rest)), ARM)
+    with pytest.raises(ValueError, match=r"no action is called 'joints': .*joint"):
+        check_limits(replace(usual, dimensions=(replace(joint, name="joints"), *rest)), ARM)
     with pytest.raises(ValueError, match="expected a rate above 0 or none, found -1"):
         check_limits(replace(usual, dimensions=(replace(joint, rate=-1.0), *rest)), ARM)
