@@ -14,9 +14,17 @@ ROOT = Path(__file__).parents[1]
 
 ROWS: tuple[tuple[str, ...], ...] = (
     ("names", "durable"),
-    ("types", "records", "progress", "processes", "serving.messages", "serving.envelope", "serving.structure"),
+    (
+        "types",
+        "records",
+        "progress",
+        "processes",
+        "serving.messages",
+        "serving.envelope",
+        "serving.structure",
+    ),
     ("embodiment",),
-    ("robots", "results", "nn", "generative", "serving.client"),
+    ("robots", "results", "nn", "generative", "serving.client", "serving.recording"),
     ("contract",),
     ("models", "data"),
     ("weights", "recordings"),

@@ -17,8 +17,11 @@ from pizero.diagnose.explain.judgement import Explanation
 from pizero.diagnose.explain.measured import Measured
 from pizero.diagnose.explain.recording import write_rerun
 from pizero.diagnose.explain.samples import run_of
+from pizero.diagnose.explain.served import EQUAL, replay_recording
 from pizero.diagnose.explain.verdict import explains_as_much
 from pizero.policy.policy import Policy
+from pizero.records import to_data
+from pizero.serving.recording import is_recording
 
 NUM_TRIALS = 5
 
@@ -42,7 +45,8 @@ def explain(
 
     Args:
         policy: Policy folder.
-        dataset: Folder of a LeRobot dataset of the robot that the policy is for.
+        dataset: Folder of a LeRobot dataset of the robot that the policy is for; or of a recording that
+            `pizero serve --record` made, whose requests are asked again and answers compared.
         output: Folder to write into; by default `explain` beside the policy folder.
         episodes: Indices of the episodes to take samples from; by default those that training never saw, if
             the run beside the policy tells, else all.
@@ -52,6 +56,9 @@ def explain(
         rerun: File (.rrd) to write a Rerun recording into.
         as_json: Print the figures as JSON.
     """
+    if is_recording(dataset):
+        _replay(policy, dataset, device, as_json=as_json)
+        return
     loaded, opened = Policy.load(policy, device=device), open_dataset(dataset)
     explanation = explain_policy(
         loaded,
@@ -74,6 +81,21 @@ def explain(
         _tell(explanation)
         say(f"{target / 'explain.html'} and {target / 'explain.json'}")
     if not explanation.healthy:
+        sys.exit(1)
+
+
+def _replay(policy: Path, recording: Path, device: str, *, as_json: bool) -> None:
+    replay = replay_recording(Policy.load(policy, device=device), policy, recording)
+    if as_json:
+        print(json.dumps({**to_data(replay), "largest": replay.largest}))
+    else:
+        if not replay.same_policy:
+            say(f"note: {replay.policy.name} answered, whose files are not those of {policy}")
+        for request in replay.requests:
+            difference = "–" if request.difference is None else f"{request.difference:.3g}"
+            say(f"{request.number:6d}  {request.outcome:<16}  {difference}")
+        say(f"{len(replay.requests)} requests, largest difference {replay.largest:.3g} in robot units")
+    if replay.largest > EQUAL:
         sys.exit(1)
 
 

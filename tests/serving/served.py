@@ -88,11 +88,16 @@ class Running:
 
 @contextmanager
 def running(
-    policy: Policy | None = None, *, limits: Limits | None = None, warm: bool = True, **settings: Any
+    policy: Policy | None = None,
+    *,
+    limits: Limits | None = None,
+    warm: bool = True,
+    port: int = 0,
+    **settings: Any,
 ) -> Iterator[Running]:
     """Serve a policy on a free port of this machine."""
     served = policy or tiny_policy()
-    chosen = ServerSettings(port=0, limits=limits or Limits(drain_time=PATIENCE), **settings)
+    chosen = ServerSettings(port=port, limits=limits or Limits(drain_time=PATIENCE), **settings)
     identity = Identity(name="tiny", manifest="0" * 64, contract=served.contract, limits=chosen.limits)
     started, ended = threading.Event(), threading.Event()
     found: dict[str, Any] = {}

@@ -21,6 +21,7 @@ from pizero.serving.envelope import SUBPROTOCOL, ServerError
 from pizero.serving.server.dashboard import LIVE, Dashboard
 from pizero.serving.server.identity import Identity
 from pizero.serving.server.metrics import Metrics
+from pizero.serving.server.recorder import Recorder
 from pizero.serving.server.sessions import House, Session
 from pizero.serving.server.settings import ServerSettings
 from pizero.serving.server.telemetry import Telemetry
@@ -54,6 +55,9 @@ class Server:
             metrics=self.metrics,
             telemetry=self.telemetry,
         )
+        self.recorder: Recorder | None = None
+        if settings.record is not None:
+            self.recorder = Recorder(settings.record, settings.record_bytes, identity, self.metrics)
         self._sessions: dict[str, Session] = {}
         self._open = 0
         self._count = 0
@@ -114,6 +118,8 @@ class Server:
         await self.listener.wait_closed()
         self.waiting.close()
         await asyncio.to_thread(self.worker.join, self.settings.limits.drain_time)
+        if self.recorder is not None:
+            await asyncio.to_thread(self.recorder.close)
         self._announcing.cancel()
         self.house.decoder.shutdown(wait=False, cancel_futures=True)
 
@@ -158,6 +164,8 @@ class Server:
 
     def _done(self, request: Request, outcome: Answer | ServerError) -> None:
         self.metrics.waiting.set(len(self.waiting))
+        if self.recorder is not None:
+            self.recorder.record(request, outcome)
 
     def _limited(self) -> type[ServerConnection]:
         """Return a connection that is cut at once if there are too many."""
