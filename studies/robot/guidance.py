@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ways["before-1.0"] = Way(policy=of.policy, process=FlowMatching())
     ways["before-another"] = Way(policy=of.policy, process=FlowMatching(), told=another)
     outcomes = run(ways, scenes_of(given))
-    seen = held_out(of, 4 if given.quick else 256)
+    seen = held_out(of, 4 if given.quick else 128)
     reference = outcomes["own-1.0"] if "own-1.0" in outcomes else outcomes["before-1.0"]
     found = {name: {**rate(row), "against_scale_1": paired(row, reference)} for name, row in outcomes.items()}
     record = {

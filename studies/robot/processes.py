@@ -105,7 +105,7 @@ def draw_figure(record: dict[str, Any]) -> Figure:
 def main(argv: Sequence[str] | None = None) -> None:
     given = arguments(__doc__, argv, updates=600)
     of = Run(given.run)
-    seen, clip = held_out(of, 4 if given.quick else 256), largest_action(of)
+    seen, clip = held_out(of, 4 if given.quick else 128), largest_action(of)
     config = shortened(of.config, given.updates, seed=given.seed)
     steps = [round(share * given.updates) for share in SNAPSHOTS][-1 if given.quick else 0 :]
     counts = (USUAL,) if given.quick else EVALUATIONS

@@ -80,7 +80,7 @@ def draw_figure(record: dict[str, Any]) -> Figure:
 def main(argv: Sequence[str] | None = None) -> None:
     given = arguments(__doc__, argv, updates=600, seeds=(0, 1))
     of = Run(given.run)
-    seen = held_out(of, 4 if given.quick else 256)
+    seen = held_out(of, 4 if given.quick else 128)
     found: dict[str, Any] = {name: {"seeds": {}, "closed_loop": {}} for name in DENSITIES}
     ways: dict[str, Way] = {}
     for seed in given.seeds:

@@ -18,7 +18,7 @@ from pizero.generative.diffusion import Diffusion
 from pizero.generative.flow import FlowMatching
 from pizero.policy.policy import Policy
 from pizero.types import ActionChunk, Inputs, Observation
-from studies.robot import control_rate, guidance, point, processes, solvers, time_density
+from studies.robot import control_rate, guidance, point, processes, solver_error, solvers, time_density
 from studies.robot.asking import Asked, Way, denoiser, load_exact, model_of, without_instruction
 from studies.robot.closed_loop import Outcome, Scenes, other_task, paired, rate, run, run_episode
 from studies.robot.control_rate import MACHINES
@@ -26,10 +26,6 @@ from studies.robot.learning import learn, shortened
 from studies.robot.open_loop import held_out
 from studies.robot.processes import updates_to
 from studies.robot.run_folder import Run
-
-ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "flow-matching-on-a-robot.md"
-FIGURES = ROOT / "docs" / "images" / "robot"
 
 
 @pytest.fixture(autouse=True)
@@ -253,6 +249,7 @@ def test_machines_are_charged_as_published() -> None:
 
 STUDIES = {
     "solvers": solvers,
+    "solver_error": solver_error,
     "control_rate": control_rate,
     "guidance_navigation2d": guidance,
     "processes": processes,
