@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,10 @@ def test_delays_are_set_against_what_was_expected() -> None:
     assert (found.delay.p50, found.delay.max) == (3, 9)
     assert (found.underestimated, found.used, found.dropped) == (2, 3, 1)
     assert found.errors == {"ServerError": 1}
+    waiting = tuple(replace(one, estimate=None) for one in answers[:4])
+    found_waiting = measure(record_of([tick(i) for i in range(60)], waiting), ARM)
+    assert (found_waiting.estimate, found_waiting.underestimated) == (None, 0)
+    assert found_waiting.delay == found.delay
     assert found.first_answer == pytest.approx(800.0)
     assert found.stages["server: infer"].p50 == pytest.approx(30.0)
 

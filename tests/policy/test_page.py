@@ -1,4 +1,4 @@
-"""The page about driving robots: its program drives, its limits fit its robot, its names are the real ones."""
+"""The page about driving robots: its program drives, its limits fit its robot, and its names are real."""
 
 from __future__ import annotations
 

@@ -64,7 +64,9 @@ def delays(record: Record) -> str:
     at = {tick.index: tick.began - start for tick in record.ticks}
     told = [answer for answer in record.answers if answer.delay is not None and answer.tick in at]
     moments = [at[answer.tick] for answer in told]
-    delay.step(moments, [answer.estimate for answer in told], color=GRAY, where="post", label="expected")
+    if any(answer.estimate is not None for answer in told):
+        expected = [np.nan if answer.estimate is None else answer.estimate for answer in told]
+        delay.step(moments, expected, color=GRAY, where="post", label="expected")
     for used, color, label in ((True, BLUE, "measured"), (False, ORANGE, "too late, dropped")):
         chosen = [place for place, answer in enumerate(told) if answer.used is used]
         delay.plot(

@@ -86,7 +86,8 @@ def measure(record: Record, embodiment: Embodiment) -> ControlFigures:
     lateness = began - np.array([tick.deadline for tick in ticks])
     period = 1.0 / embodiment.rate
     answered = [answer for answer in record.answers if not answer.error]
-    told = [answer for answer in answered if answer.delay is not None and answer.estimate is not None]
+    told = [answer for answer in answered if answer.delay is not None][1:]
+    expected = [answer for answer in told if answer.estimate is not None]
     errors: dict[str, int] = {}
     for answer in record.answers:
         if answer.error:
@@ -114,9 +115,9 @@ def measure(record: Record, embodiment: Embodiment) -> ControlFigures:
         skipped=sum(tick.skipped for tick in ticks),
         stages={name: spread(1e3 * np.array(seconds)) for name, seconds in stages.items() if seconds},
         age=spread(1e3 * np.array(ages)) if ages else None,
-        delay=spread(np.array([answer.delay for answer in told[1:]])) if told[1:] else None,
-        estimate=spread(np.array([answer.estimate for answer in told[1:]])) if told[1:] else None,
-        underestimated=sum((answer.delay or 0) > (answer.estimate or 0) for answer in told[1:]),
+        delay=spread(np.array([answer.delay for answer in told])) if told else None,
+        estimate=spread(np.array([answer.estimate for answer in expected])) if expected else None,
+        underestimated=sum((answer.delay or 0) > (answer.estimate or 0) for answer in expected),
         answers=len(record.answers),
         used=sum(answer.used for answer in answered),
         dropped=sum(not answer.used for answer in answered),

@@ -81,8 +81,13 @@ def _headline(title: str, figures: ControlFigures, robot: Embodiment) -> str:
 
 
 def _delays(figures: ControlFigures) -> str:
-    if figures.delay is None or figures.estimate is None:
+    if figures.delay is None:
         return "There were too few answers to say more."
+    if figures.estimate is None:
+        usual, most = figures.delay.p50, figures.delay.max
+        return f"Measured: {usual:.0f} as a rule, {most:.0f} at most. This controller waits for its answers."
+            f"Measured: {usual:.0f} as a rule, {most:.0f} at most. This controller waits as long as it takes."
+        )
     return (
         f"Measured: {figures.delay.p50:.0f} as a rule, {figures.delay.max:.0f} at most; expected: "
         f"{figures.estimate.p50:.0f}. {_count(figures.underestimated, 'answer')} of {figures.answers} came "

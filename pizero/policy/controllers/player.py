@@ -58,7 +58,7 @@ class Measured:
     sequence: int
     tick: int
     delay: int
-    estimate: int
+    estimate: int | None
     consumed: int
     used: bool
     counted: bool
@@ -157,9 +157,9 @@ class Player(ABC):
         self.halt()
 
     @property
-    def estimate(self) -> int:
-        """Return the delay that is expected of the next answer, in ticks."""
-        return 0
+    def estimate(self) -> int | None:
+        """Return the delay that is expected of the next answer, in ticks; None where it does not matter."""
+        return None
 
     @property
     @abstractmethod
