@@ -41,8 +41,8 @@ def follow(
     """Let a planner direct a policy in the simulator of its robot, and show who said what when.
 
     A new instruction drops what was planned under the last one. Without an answer for too long the robot
-    holds. Type instructions into the terminal, `done` at the end, or name a file with a written plan or an
-    address of a vision-language model: see docs/planner.md.
+    holds. Type instructions into the terminal, `done` at the end, or name a file with a written plan, or with
+    the address of a vision-language model: see docs/planner.md.
 
     Args:
         policy: Policy folder.

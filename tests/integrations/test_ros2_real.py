@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.integrations.ros2 import FOLDER, POINT
-from tests.serving.served import running
+from pizero.robots import UR5E
+from tests.integrations.ros2 import ARM, FOLDER, POINT, changed
+from tests.serving.served import running, tiny_policy
 
 PYTHON = os.environ.get("PIZERO_ROS_PYTHON", "")
 ROOT = FOLDER.parents[1]
@@ -74,6 +75,28 @@ def test_a_robot_moves_holds_when_it_is_blind_and_goes_on(tmp_path: Path) -> Non
     assert "no instruction (/instruction)" in said
     assert "running" in said
     assert "interrupted: the robot is told to hold" in said
+
+
+def test_the_arm_of_the_example_gets_trajectories_and_gripper_commands(tmp_path: Path) -> None:
+    """The arm stands still, and each command follows a hold: none is further from there than one step."""
+    with running(tiny_policy(UR5E)) as server:
+        file = tmp_path / "mapping.json"
+        change = {"server": server.uri, "instruction": "pick up the cup", "num_executed": 1}
+        file.write_text(json.dumps(changed(**change, max_age_image=1.0, max_age_state=1.0)))
+        robot = start(ROOT / "tests" / "integrations" / "ros2_arm.py")
+        node = start(FOLDER / "pizero_node.py", str(file))
+        try:
+            found = json.loads(robot.communicate(timeout=SECONDS)[0])
+        finally:
+            said = end(node, signal.SIGTERM)
+    assert node.returncode == 0, said
+    assert len(found["arm"]) == len(found["grips"]) == 5, said
+    for command, fingers in zip(found["arm"], found["grips"], strict=True):
+        assert command["joints"] == [f"{name}_joint" for name in ARM]
+        assert command["after"] == pytest.approx(0.05)
+        away = np.abs(np.array(command["at"]) - [0.0, -1.0, 0.5, -1.5, 0.2, 0.1])
+        assert 0 < away.max() <= 0.1 + 1e-6
+        assert abs(fingers[0] - 0.4) <= 0.2 / 1.25 + 1e-6
 
 
 def test_a_check_compares_the_mapping_with_the_server(tmp_path: Path) -> None:
