@@ -141,9 +141,12 @@ export function drawStacks(canvas, { answers, stages, tick }) {
     pen.setLineDash([5, 4]);
     line(pen, [[left, y(tick)], [right, y(tick)]]);
     pen.setLineDash([]);
-    pen.fillStyle = colour.text;
+    const text = "one control tick";
     pen.textAlign = "left";
-    pen.fillText("one control tick", left + 2, y(tick) - 1);
+    pen.fillStyle = colour.ground;
+    pen.fillRect(left, y(tick) - 15, pen.measureText(text).width + 6, 14);
+    pen.fillStyle = colour.text;
+    pen.fillText(text, left + 3, y(tick) - 2);
   }
 }
 
