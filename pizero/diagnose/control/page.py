@@ -86,8 +86,6 @@ def _delays(figures: ControlFigures) -> str:
     if figures.estimate is None:
         usual, most = figures.delay.p50, figures.delay.max
         return f"Measured: {usual:.0f} as a rule, {most:.0f} at most. This controller waits for its answers."
-            f"Measured: {usual:.0f} as a rule, {most:.0f} at most. This controller waits as long as it takes."
-        )
     return (
         f"Measured: {figures.delay.p50:.0f} as a rule, {figures.delay.max:.0f} at most; expected: "
         f"{figures.estimate.p50:.0f}. {_count(figures.underestimated, 'answer')} of {figures.answers} came "
