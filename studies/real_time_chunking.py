@@ -2,11 +2,12 @@
 
     python -m studies.real_time_chunking RUN OUTPUT [--episodes 10] [--latencies 0 2 4 6 8 10] [--quick]
 
-RUN is the folder of a finished `pizero demo`, whose demonstrations are learnt by two policies with chunks of
-20 actions: one as usual, and one, otherwise equal, that learns to be given the first actions of a chunk. Each
-way of executing chunks is run on the same scenes, which no demonstration shows, with answers that come 0 to
-10 control steps after their observation. OUTPUT gets `real_time_chunking.json`, `.svg`, `.png` and a table;
-updates and episodes that are there are not made again.
+RUN is the folder of a finished `pizero demo`, whose demonstrations are learnt by three policies with chunks
+of 20 actions: `plain`, as usual; `prefixed`, the same for a quarter as many updates more, in which it learns
+to be given the first actions of a chunk, as its paper does it; and `scratch`, which learns that from the
+beginning. Each way of executing chunks is run on the same scenes, which no demonstration shows, with answers
+that come 0 to 10 control steps after their observation. OUTPUT gets `real_time_chunking.json`, `.svg`, `.png`
+and a table; updates and episodes that are there are not made again.
 """
 
 from __future__ import annotations
@@ -36,11 +37,15 @@ from pizero.policy.policy import Policy
 from pizero.policy.smoothness import changes
 from pizero.progress import counting
 from pizero.recipes import metaworld_real_time
+from pizero.records import read_record
 from pizero.results import wilson_interval
 from pizero.training.config import Execution, TrainConfig
 from pizero.training.loop import train
+from pizero.training.optimizer import OptimizerConfig
 from pizero.training.sources import open_sources
+from pizero.training.starting import StartingPoint, inherit, read_start
 from pizero.types import Continuation
+from pizero.weights.folder import MANIFEST
 from studies.toys.drawing import picture_of
 from studies.toys.output import show
 
@@ -50,9 +55,10 @@ WAYS: dict[str, tuple[Kind, str]] = {
     "naive": ("naive", "plain"),
     "guided": ("guided", "plain"),
     "guided identity": ("guided_identity", "plain"),
-    "trained": ("trained", "trained"),
+    "trained": ("trained", "prefixed"),
+    "trained from scratch": ("trained", "scratch"),
 }
-"""Ways of executing chunks: the controller, and which of the two policies it asks."""
+"""Ways of executing chunks: the controller, and which of the policies it asks."""
 
 STYLES = {
     "synchronous": ("#8a8a8a", "s"),
@@ -61,6 +67,7 @@ STYLES = {
     "guided": ("#0072B2", "o"),
     "guided identity": ("#56B4E9", "^"),
     "trained": ("#009E73", "P"),
+    "trained from scratch": ("#CC79A7", "X"),
 }
 """Colours that the colour-blind tell apart (Okabe and Ito 2008), and markers of other shapes."""
 
@@ -92,17 +99,41 @@ class Outcome:
 
 
 def config_of(name: str, steps: int) -> TrainConfig:
-    """Return the config of the plain policy or of the trained one; they differ in `max_delay` alone."""
+    """Return the config of a policy from scratch; the two differ in `max_delay` alone."""
     config = metaworld_real_time(num_steps=steps, seed=0)
-    return config if name == "trained" else replace(config, model=replace(config.model, max_delay=0))
+    return replace(config, model=replace(config.model, max_delay=0)) if name == "plain" else config
+
+
+def going_on_from(start: StartingPoint, steps: int) -> TrainConfig:
+    """Return the config that teaches a policy prefixes, at a third of the rate of its first training."""
+    config = metaworld_real_time(num_steps=steps, seed=1)
+    optimizer = OptimizerConfig(
+        peak_rate=3e-4, final_rate=3e-6, warmup_steps=steps // 12, decay_steps=steps, weight_decay=1e-4
+    )
+    return inherit(replace(config, optimizer=optimizer), start)
 
 
 def learn(name: str, run: Path, output: Path, steps: int) -> Path:
     """Train one policy, unless it is there, and return its folder."""
-    folder, config = output / name, config_of(name, steps)
-    dataset = LeRobotDataset.open(run / "dataset")
-    sources = open_sources(config, [dataset], tokenizers=folder / "tokenizers")
-    (policy,) = train(config, sources, folder, execution=Execution(save_every=100))
+    folder, given = output / name, None
+    if name == "prefixed":
+        given = learn("plain", run, output, steps)
+        start = read_start(given)
+        config = going_on_from(start, max(1, steps // 4))
+    else:
+        start, config = None, config_of(name, steps)
+    if (folder / "policy" / MANIFEST).is_file() and read_record(
+        TrainConfig, folder / "config.json"
+    ) == config:
+        return folder / "policy"
+    sources = open_sources(
+        config,
+        [LeRobotDataset.open(run / "dataset")],
+        tokenizers=folder / "tokenizers",
+        start=start,
+        keep_statistics=start is not None,
+    )
+    (policy,) = train(config, sources, folder, execution=Execution(save_every=100), start=given)
     return policy
 
 
@@ -249,13 +280,12 @@ def mean_and_interval(values: Sequence[float], num_draws: int = 2_000) -> dict[s
         return None
     rng, array = np.random.default_rng(0), np.array(values)
     means = array[rng.integers(len(array), size=(num_draws, len(array)))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975]).tolist()
-    return {"mean": float(array.mean()), "interval": [low, high]}
+    return {"mean": float(array.mean()), "interval": np.quantile(means, [0.025, 0.975]).tolist()}
 
 
 def seconds_of(policies: dict[str, Path], repeats: int) -> dict[str, float]:
     """Return the median seconds of one answer by each method, measured in turns on one thread."""
-    plain, trained = (Policy.load(policies[name]) for name in ("plain", "trained"))
+    plain, trained = (Policy.load(policies[name]) for name in ("plain", "prefixed"))
     environment = _environment(plain.contract.embodiment.name, FIVE_TASKS[0], MAX_STEPS)
     shown = environment.reset(DEMONSTRATION_SEEDS)
     planned = plain.act(shown)
@@ -306,7 +336,7 @@ def draw(found: dict[str, dict[int, dict[str, Any]]], latencies: Sequence[int]) 
         ax.set(xlabel="latency (control steps of 50 ms)", ylabel=label, xticks=list(latencies))
     axes[0, 0].set_ylim(-0.02, 1.02)
     axes[1, 1].set_yscale("log")
-    axes[0, 0].legend(frameon=False, fontsize=8, ncols=2, loc="lower left")
+    axes[0, 1].legend(frameon=False, fontsize=8)
     return figure
 
 
@@ -341,7 +371,7 @@ def main() -> None:
         "num_executed": NUM_EXECUTED,
         "ways": found,
     }
-    if len(policies) == 2:
+    if {"plain", "prefixed"} <= set(policies):
         told["seconds_of_an_answer"] = seconds_of(policies, repeats=3 if given.quick else 30)
     figure = draw(found, given.latencies)
     stem = given.output / "real_time_chunking"

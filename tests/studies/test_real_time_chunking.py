@@ -53,8 +53,8 @@ def test_a_cut_off_log_loses_its_last_line_alone(tmp_path: Path) -> None:
     assert read_outcomes(tmp_path / "none.jsonl") == []
 
 
-def test_the_two_policies_differ_in_the_delay_alone() -> None:
-    plain, trained = config_of("plain", 7), config_of("trained", 7)
+def test_policies_from_scratch_differ_in_the_delay_alone() -> None:
+    plain, trained = config_of("plain", 7), config_of("scratch", 7)
     assert differences(to_data(plain), to_data(trained)) == ["model.max_delay: 0 ≠ 10"]
 
 
