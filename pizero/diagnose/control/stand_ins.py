@@ -15,7 +15,7 @@ from pizero.policy.clock import MonotonicTime
 from pizero.policy.robot import Stamped
 from pizero.types import ActionChunk, Continuation, Observation
 
-NUM_FRAMES = 16
+NUM_FRAMES = 4
 """Pictures of a camera, shown in turn: no two ticks see the same one."""
 
 LAG = 0.05
