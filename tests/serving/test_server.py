@@ -132,6 +132,15 @@ def test_health_readiness_and_figures() -> None:
         assert get(server.port, "/elsewhere")[0] == 404
 
 
+def test_the_dashboard_is_there_if_it_is_asked_for() -> None:
+    with running(dashboard=True) as server:
+        status, page = get(server.port, "/dashboard")
+        assert (status, b"<html" in page) == (200, True)
+        assert get(server.port, "/dashboard", Host="evil.example")[0] == 403
+    with running() as server:
+        assert get(server.port, "/dashboard")[0] == 404
+
+
 def test_a_server_that_warms_up_lives_but_is_not_ready() -> None:
     gate = threading.Event()
 
