@@ -116,7 +116,7 @@ def finish(figure: Figure) -> Figure:
         ax.title.set_fontsize(TITLE)
         ax.xaxis.label.set_fontsize(LABEL)
         ax.yaxis.label.set_fontsize(LABEL)
-        ax.tick_params(labelsize=TICK)
+        ax.tick_params(which="both", labelsize=TICK)
     return figure
 
 

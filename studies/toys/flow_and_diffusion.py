@@ -166,7 +166,7 @@ def draw_figure(record: dict[str, Any]) -> Figure:
                 "interval": [end - 1 for end in ratio["interval"]],
             }
         bars(paths, detours, LOOK, sideways=True)
-        logarithmic(evaluations, x=NUM_EVALUATIONS, y=(0.03, 0.1, 0.3, 1.0))
+        logarithmic(evaluations, x=NUM_EVALUATIONS, y=(0.03, 0.1, 0.3, 1.0, 2.0))
         logarithmic(updates, x=list(found["flow"]["by_updates"]), y=(0.03, 0.1, 0.3, 1.0))
         level(evaluations, found["noise_floor"]["mean"], "two draws of the data", line=(0, (1, 1)))
         level(updates, found["noise_floor"]["mean"], line=(0, (1, 1)))
@@ -198,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "method": method,
                 **{f"{n} ev.": around(found[method]["by_evaluations"][n]) for n in (1, 5, 10, 50)},
                 "length / distance": around(found[method]["length_over_distance"]),
-                "updates to equal quality": found["equal_quality"][method]["updates"]["value"],
+                "updates to equal quality": round(found["equal_quality"][method]["updates"]["value"]),
             }
             for method in METHODS
         ]
