@@ -25,7 +25,10 @@ LATE = 0.1
 """Of a period: a tick that begins later than this missed its deadline."""
 
 REPORT_EVERY = 10
-"""Control ticks between two reports."""
+"""Control ticks between two reports, at most."""
+
+MAX_SKIPPED_ROWS = 100
+"""Ticks that were left out at once of which a report says so, row by row."""
 
 SWITCH_SECONDS = 0.0005
 """For which Python lets one thread compute before it looks at the others; by default ten times as long, so
@@ -42,7 +45,8 @@ class Executor:
 
     With a `command_rate` above the embodiment's, each action becomes several commands (`Interpolator`), and
     the guard, which must be made for that rate, sees each of them. `steps` chooses flow steps by the time
-    there is. `report` is called every few ticks with what was executed since.
+    there is. `report` is called every few ticks, and before each question, with what was executed since: a
+    row for each control tick, NaN where the robot stood still.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class Executor:
         try:
             with quick_switches():
                 self._loop(seconds, until)
+            self._tell_report(self.tick_now)
         except BaseException:
             self._enter("stopped", "an exception in the loop")
             self.robot.stop()
@@ -138,8 +143,7 @@ class Executor:
         self._tell(guarded)
         laps.append(self.clock.time.now())
         made = self.made_at.get(self.player.played)
-        if guarded.command is not None and self.guard.moved:
-            self.executed.append(guarded.command)
+        self._note(guarded, skipped)
         self.record.ticks.append(
             TickRecord(
                 index=self.tick_now,
@@ -155,8 +159,8 @@ class Executor:
                 seconds=dict(zip(("observe", "plan", "guard", "tell"), np.diff(laps).tolist(), strict=True)),
             )
         )
-        if self.report is not None and self.tick_now % REPORT_EVERY == REPORT_EVERY - 1:
-            self.report(self._summary())
+        if len(self.executed) >= REPORT_EVERY:
+            self._tell_report(self.tick_now)
 
     def _observe(self, tick: Tick) -> tuple[str, ...]:
         """Look; return what is wrong with the view. A robot that fails to show itself shows its last view,
@@ -186,6 +190,7 @@ class Executor:
         if request is not None and self.stamped is not None:
             self.made_at[request.sequence] = self.stamped.time
             num_steps = self.steps.choose(self._budget()) if self.steps else None
+            self._tell_report(self.tick_now - 1)
             asked = self.clock.time.now()
             self.inference.ask(
                 Question(request=request, stamped=self.stamped, asked=asked, num_steps=num_steps)
@@ -269,14 +274,28 @@ class Executor:
             Transition(tick=max(0, self.tick_now), time=self.clock.time.now(), state=state, reason=reason)
         )
 
-    def _summary(self) -> Mapping[str, Any]:
+    def _note(self, guarded: Guarded, skipped: int) -> None:
+        """Keep what this tick executed for the next report, and that nothing was in ticks left out."""
+        if self.report is None:
+            return
+        none = np.full(len(self.robot.embodiment.actions), np.nan, dtype=np.float32)
+        moved = guarded.command is not None and self.guard.moved
+        rows = [*[none] * min(skipped, MAX_SKIPPED_ROWS), guarded.command if moved else none]
+        self.executed += [row for row in rows if row is not None]
+
+    def _tell_report(self, tick: int) -> None:
+        """Report what was executed up to a tick: every few ticks, and before each question."""
+        if self.report is None or not self.executed:
+            return
         executed, self.executed = self.executed, []
-        return {
-            "tick": self.tick_now,
-            "executed": np.stack(executed) if executed else np.zeros((0, len(self.robot.embodiment.actions))),
-            "guard": {"state": self.state, "interventions": dict(self.guard.interventions)},
-            "late_ticks": self.record.late_ticks,
-        }
+        self.report(
+            {
+                "tick": tick,
+                "executed": np.stack(executed),
+                "guard": {"state": self.state, "interventions": dict(self.guard.interventions)},
+                "late_ticks": self.record.late_ticks,
+            }
+        )
 
 
 @contextmanager

@@ -295,14 +295,33 @@ def test_a_run_ends_by_holding_and_an_exception_by_stopping() -> None:
     assert broken.robot.stops == 1
 
 
-def test_reports_say_what_was_executed_since_the_last_one() -> None:
+def test_reports_have_a_row_for_each_tick_and_come_before_each_question() -> None:
+    """So a server that gets a report with a question knows for which tick its answer begins."""
     found: list[Mapping[str, Any]] = []
-    stage = Stage(lambda number: 0.03, report=found.append)
-    stage.run(1.0)
-    assert [report["tick"] for report in found] == [9, 19, 29, 39, 49]
-    executed = np.concatenate([report["executed"] for report in found])
-    np.testing.assert_array_equal(executed, np.stack([action for _, action in stage.robot.told]))
-    assert found[-1]["guard"] == {"state": "running", "interventions": {}}
+    stage = Stage(stalling(1.5), report=found.append)
+    before: list[tuple[int, int]] = []
+    ask = stage.inference.ask
+
+    def asked(question: Any) -> None:
+        before.append((found[-1]["tick"] if found else -1, stage.executor.tick_now))
+        ask(question)
+
+    stage.inference.ask = asked
+    record = stage.run(6.0)
+    assert "holding" in states(record)
+    assert len(before) > 5
+    assert all(told == tick - 1 for told, tick in before)
+
+    rows = np.concatenate([report["executed"] for report in found])
+    ends = np.cumsum([len(report["executed"]) for report in found])
+    assert [report["tick"] for report in found] == list(ends - 1)
+    assert len(rows) == len(record.ticks)
+    done = ~np.isnan(rows).any(axis=1)
+    np.testing.assert_array_equal(rows[done], np.stack([action for _, action in stage.robot.told]))
+    first = next(tick.index for tick in record.ticks if tick.state == "running")
+    assert not done[:first].any()
+    assert done[first:].all()  # to hold is a command, too
+    assert found[-1]["guard"]["state"] == "running"
 
 
 def test_replanning_asks_at_once() -> None:
