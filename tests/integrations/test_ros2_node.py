@@ -144,6 +144,17 @@ def test_spliced_chunks_keep_what_is_committed_and_go_on_by_what_was_executed(tm
     assert told == pytest.approx([0.001 * number for number in expected])
 
 
+def test_a_spliced_chunk_later_than_expected_goes_on_by_what_was_executed(tmp_path: Path) -> None:
+    mapping = point(tmp_path, method="guided", num_executed=4, delay=3)
+    rig = Rig(mapping, show_point, NAVIGATION2D.actions)
+    rig.tick()
+    rig.answer(numbered(0))
+    told = [rig.tick()[0][1][1] for _ in range(8)]
+    rig.answer(numbered(50))
+    told += [rig.tick()[0][1][1] for _ in range(2)]
+    assert told == pytest.approx([0.001 * number for number in (0, 1, 2, 3, 4, 5, 6, 7, 54, 55)])
+
+
 def test_a_spliced_chunk_that_comes_after_the_robot_ran_out_is_not_used(tmp_path: Path) -> None:
     mapping = point(tmp_path, method="guided", num_executed=4, delay=3)
     rig = Rig(mapping, show_point, NAVIGATION2D.actions)
