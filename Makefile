@@ -29,7 +29,7 @@ demo: $(READY)
 	$(BIN)/pizero demo $(DEMO_ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow and not gpu" $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
