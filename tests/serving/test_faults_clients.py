@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import ClientConnection
 
 from pizero.policy.policy import Policy
@@ -238,8 +238,16 @@ def test_f16_what_is_no_handshake_is_closed_and_forgotten() -> None:
                     pass
                 connection.close()
         server.wait_for(lambda: len(os.listdir("/proc/self/fd")) <= before, "every socket is closed")
+        server.wait_for(lambda: _is_answered(server), "a good client is answered")
+
+
+def _is_answered(server: Running) -> bool:
+    """Whether a client gets a chunk; on a busy machine the handshake itself may take longer than is allowed."""
+    try:
         with raw(server) as connection:
-            assert ask(connection, act_message())["type"] == "chunk"
+            return ask(connection, act_message())["type"] == "chunk"
+    except (ConnectionClosed, InvalidHandshake, OSError):
+        return False
 
 
 def _received(connection: socket.socket) -> bytes:
