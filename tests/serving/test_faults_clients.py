@@ -242,7 +242,7 @@ def test_f16_what_is_no_handshake_is_closed_and_forgotten() -> None:
 
 
 def _is_answered(server: Running) -> bool:
-    """Whether a client gets a chunk; on a busy machine the handshake itself may take longer than is allowed."""
+    """Whether a client gets a chunk; on a busy machine its handshake may take longer than is allowed."""
     try:
         with raw(server) as connection:
             return ask(connection, act_message())["type"] == "chunk"
