@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
 from pizero.policy.policy import Policy
@@ -208,7 +208,7 @@ def test_f15_who_is_gone_leaves_nothing() -> None:
 
 
 def test_f16_what_is_no_handshake_is_closed_and_forgotten() -> None:
-    limits = Limits(open_time=0.3, drain_time=PATIENCE)
+    limits = Limits(open_time=1.0, drain_time=PATIENCE)
     attempts: list[bytes] = [
         b"GET / HTTP/1.1\r\nHost: x\r\n",
         b"",
@@ -238,16 +238,8 @@ def test_f16_what_is_no_handshake_is_closed_and_forgotten() -> None:
                     pass
                 connection.close()
         server.wait_for(lambda: len(os.listdir("/proc/self/fd")) <= before, "every socket is closed")
-        server.wait_for(lambda: _is_answered(server), "a good client is answered")
-
-
-def _is_answered(server: Running) -> bool:
-    """Whether a client gets a chunk; on a busy machine its handshake may take longer than is allowed."""
-    try:
         with raw(server) as connection:
-            return ask(connection, act_message())["type"] == "chunk"
-    except (ConnectionClosed, InvalidHandshake, OSError):
-        return False
+            assert ask(connection, act_message())["type"] == "chunk"
 
 
 def _received(connection: socket.socket) -> bytes:
