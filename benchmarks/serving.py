@@ -3,10 +3,14 @@
     python -m benchmarks.serving                      # 16 clients: added latency, memory, answers
     python -m benchmarks.serving --policy FOLDER      # the same with a policy of yours
     python -m benchmarks.serving soak --minutes 30    # 4 clients at 50 Hz: memory, open files, p99 by minute
+    python -m benchmarks.serving soak --batch 4       # the same; what waits is computed together
 
 The server is a process of its own, as `pizero serve` starts it; the clients are threads of this one. Added
 is what a client waits beyond the inference of its own request: the way there and back, checks and hand-overs,
 and in the second figure also what it waits for others' inference. All traffic stays on this machine.
+
+The speed of a shared machine is not constant: the soak gives a minute's p99 also in units of the time that
+its median request took to compute, which is as fast or slow as the machine is in this minute.
 """
 
 from __future__ import annotations
@@ -175,9 +179,9 @@ def run_clients(uri: str, folder: Path, number: int, rate: float, seconds: float
     return clients, chunks
 
 
-def added_latency(folder: Path, *, number: int, rate: float, seconds: float) -> dict[str, Any]:
+def added_latency(folder: Path, *, number: int, rate: float, seconds: float, batch: int) -> dict[str, Any]:
     """Return what 16 clients wait beyond inference, and whether each got what it would have got alone."""
-    with served(folder) as (uri, pid):
+    with served(folder, "--batch", str(batch)) as (uri, pid):
         run_clients(uri, folder, 1, 20.0, 2.0)
         before = memory_of(pid)
         clients, chunks = run_clients(uri, folder, number, rate, seconds)
@@ -210,10 +214,12 @@ def added_latency(folder: Path, *, number: int, rate: float, seconds: float) -> 
     }
 
 
-def soak(folder: Path, output: Path, *, number: int, rate: float, minutes: float) -> dict[str, Any]:
+def soak(
+    folder: Path, output: Path, *, number: int, rate: float, minutes: float, batch: int
+) -> dict[str, Any]:
     """Let a few clients ask at 50 Hz for a long time, and watch the server; one line of JSON a minute."""
     rows: list[dict[str, Any]] = []
-    with served(folder) as (uri, pid):
+    with served(folder, "--batch", str(batch)) as (uri, pid):
         times = Times(connect=60.0, attempt=30.0, answer=5.0)
         clients = [Client(RemotePolicy(uri, times=times), seen(folder, index)) for index in range(number)]
         until = time.monotonic() + 60.0 * minutes
@@ -231,12 +237,15 @@ def soak(folder: Path, output: Path, *, number: int, rate: float, minutes: float
                 last = [len(client.waited) for client in clients]
                 waited = [row for part in fresh for row in part]
                 totals = [total for _, total, _ in waited]
+                inference = [times["infer"] for _, _, times in waited]
                 row = {
                     "minute": minute,
                     "answers": len(waited),
                     "p50_ms": percentile(totals, 50),
                     "p99_ms": percentile(totals, 99),
-                    "infer_p99_ms": percentile([times["infer"] for _, _, times in waited], 99),
+                    "p99_in_inferences": percentile(totals, 99) / percentile(inference, 50),
+                    "infer_p50_ms": percentile(inference, 50),
+                    "infer_p99_ms": percentile(inference, 99),
                     "added_p99_ms": percentile(
                         [total - times["infer"] - times["queue"] for _, total, times in waited], 99
                     ),
@@ -271,7 +280,24 @@ def soak(folder: Path, output: Path, *, number: int, rate: float, minutes: float
         "memory_first_mib": settled[0]["memory_mib"],
         "memory_last_mib": settled[-1]["memory_mib"],
         "files": sorted({row["files"] for row in settled}),
-        "p99_ms": [round(row["p99_ms"], 2) for row in rows],
+        **{
+            f"{name}{what}": number
+            for name in ("p99_ms", "p99_in_inferences", "infer_p50_ms")
+            for what, number in _steadiness([row[name] for row in rows]).items()
+        },
+    }
+
+
+def _steadiness(values: list[float]) -> dict[str, Any]:
+    """Return the minutes' figures, how far from their median they are, and the last third's by the first."""
+    middle, third = float(np.median(values)), max(len(values) // 3, 1)
+    return {
+        "": [round(value, 2) for value in values],
+        "_from_median": [round(end / middle - 1.0, 3) for end in (min(values), max(values))],
+        "_within_a_tenth": sum(abs(value / middle - 1.0) <= 0.1 for value in values),
+        "_last_third_by_first": round(
+            float(np.median(values[-third:])) / float(np.median(values[:third])), 3
+        ),
     }
 
 
@@ -298,6 +324,7 @@ def main() -> None:
     parser.add_argument(
         "--rate", type=float, help="requests a second of each: 2 for latency, 50 for the soak"
     )
+    parser.add_argument("--batch", type=int, default=1, help="requests that the server may compute together")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--output", type=Path, default=Path("soak.jsonl"), help="one line for each minute")
@@ -307,10 +334,19 @@ def main() -> None:
         folder = arguments.policy or tiny_folder(Path(place) / "policy")
         if arguments.what == "soak":
             number, rate = arguments.clients or 4, arguments.rate or 50.0
-            found = soak(folder, arguments.output, number=number, rate=rate, minutes=arguments.minutes)
+            found = soak(
+                folder,
+                arguments.output,
+                number=number,
+                rate=rate,
+                minutes=arguments.minutes,
+                batch=arguments.batch,
+            )
         else:
             number, rate = arguments.clients or 16, arguments.rate or 2.0
-            found = added_latency(folder, number=number, rate=rate, seconds=arguments.seconds)
+            found = added_latency(
+                folder, number=number, rate=rate, seconds=arguments.seconds, batch=arguments.batch
+            )
     print(json.dumps(found, indent=2))
 
 

@@ -16,7 +16,7 @@ from pizero.envs.navigation2d import AGENT_RADIUS, DISC_RADIUS, Navigation2D
 from pizero.envs.simulators import FilmedEnvironment, find_simulator
 from pizero.names import nearest
 from pizero.planning.asking import AskingInStep
-from pizero.planning.following import Event, FollowingConfig, FollowingController, State
+from pizero.planning.following import Event, Following, FollowingConfig, FollowingController, State
 from pizero.planning.planner import Planner
 from pizero.planning.scripted import Predicate
 from pizero.planning.worker import AskingInThread
@@ -115,24 +115,23 @@ def follow(
     controller = SimulatedController(player, policy, embodiment, latency=config.controller.delay)
     asking = AskingInThread(planner) if config.paced else AskingInStep(planner)
     steps = 0
-    following = FollowingController(
+    following = Following(asking, goal=config.goal, config=config.following)
+    directed = FollowingController(
         controller,
-        asking,
+        following,
         embodiment,
-        goal=config.goal,
-        config=config.following,
         clock=time.monotonic if config.paced else lambda: steps / embodiment.rate,
     )
     seed = DEMONSTRATION_SEEDS + config.seed * 1_000_000 + index
     environment.reset(seed)
     scene.solved = False
-    following.reset(seed=seed)
+    directed.reset(seed=seed)
     frames, told, began = [], 0, time.monotonic()
     try:
         while steps < config.max_steps and following.state not in ("reached", "failed"):
             if film is not None:
                 frames.append(environment.picture())
-            action = following.step(environment.observe)
+            action = directed.step(environment.observe)
             scene.solved = environment.step(action, render=False).success or scene.solved
             steps += 1
             if tell is not None:

@@ -6,6 +6,7 @@ the other sign: a network's estimate of the actions is `noisy - t · velocity`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,20 +49,42 @@ def guidance_weight(time: Float[Tensor, "batch"], max_weight: float = MAX_WEIGHT
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guided:
-    """Guides every Euler step towards planned actions (Black et al. 2025, arXiv 2506.07339, algorithm 1).
+class _TowardsPlan(ABC):
+    """What guides every Euler step towards planned actions.
 
     `planned` are the actions in model units, and `weights` W how much each number of them counts: the soft
-    mask, 0 where nothing is planned and in padded dimensions. The velocity becomes
-
-        v - min(β, c r⁻²) · Jᵀ W (planned - actions),   actions = noisy - t v,   J = ∂ actions / ∂ noisy,
-
-    by a true vector-Jacobian product through the network. What it observed is a constant.
+    mask, 0 where nothing is planned and in padded dimensions.
     """
 
     planned: Float[Tensor, "batch horizon action_dim"]
     weights: Float[Tensor, "batch horizon action_dim"]
     max_weight: float = MAX_WEIGHT
+
+    @abstractmethod
+    def guide(self, denoise: Denoise) -> Denoise:
+        """Return the network whose velocity leads towards what is planned."""
+
+    def generate(
+        self, process: FlowMatching, denoise: Denoise, noise: Float[Tensor, "batch horizon action_dim"]
+    ) -> Float[Tensor, "batch horizon action_dim"]:
+        """Carry noise to actions that go on from what is planned; ValueError unless by Euler's steps."""
+        if process.solver != "euler":
+            raise ValueError(
+                f"guided chunking takes Euler's steps, as published, and the policy's solver is "
+                f"{process.solver!r}: choose 'euler' in its process, or the method 'trained'"
+            )
+        return process.generate(self.guide(denoise), noise)
+
+
+class Guided(_TowardsPlan):
+    """Guides by real-time chunking as published (Black et al. 2025, arXiv 2506.07339, algorithm 1).
+
+    The velocity becomes
+
+        v - min(β, c r⁻²) · Jᵀ W (planned - actions),   actions = noisy - t v,   J = ∂ actions / ∂ noisy,
+
+    by a true vector-Jacobian product through the network. What it observed is a constant.
+    """
 
     def guide(self, denoise: Denoise) -> Denoise:
         """Return the network whose velocity leads towards what is planned."""
@@ -80,26 +103,14 @@ class Guided:
 
         return guided
 
-    def generate(
-        self, process: FlowMatching, denoise: Denoise, noise: Float[Tensor, "batch horizon action_dim"]
-    ) -> Float[Tensor, "batch horizon action_dim"]:
-        """Carry noise to actions that go on from what is planned; ValueError unless by Euler's steps."""
-        _check_solver(process)
-        return process.generate(self.guide(denoise), noise)
 
-
-@dataclass(frozen=True, kw_only=True)
-class GuidedByIdentity:
+class GuidedByIdentity(_TowardsPlan):
     """Guides like `Guided`, but takes the network's Jacobian for the identity: no backward pass, and not the
     paper's algorithm.
 
     The velocity becomes `v - min(β, c r⁻²) · W (planned - actions)`, which pulls every number by itself: what
     a network knows about how its actions hang together does not enter.
     """
-
-    planned: Float[Tensor, "batch horizon action_dim"]
-    weights: Float[Tensor, "batch horizon action_dim"]
-    max_weight: float = MAX_WEIGHT
 
     def guide(self, denoise: Denoise) -> Denoise:
         """Return the network whose velocity leads towards what is planned."""
@@ -112,13 +123,6 @@ class GuidedByIdentity:
             return velocity - per_row(guidance_weight(time, self.max_weight), noisy) * error
 
         return guided
-
-    def generate(
-        self, process: FlowMatching, denoise: Denoise, noise: Float[Tensor, "batch horizon action_dim"]
-    ) -> Float[Tensor, "batch horizon action_dim"]:
-        """Carry noise to actions that go on from what is planned; ValueError unless by Euler's steps."""
-        _check_solver(process)
-        return process.generate(self.guide(denoise), noise)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,11 +173,3 @@ def follows(delay: Int[Tensor, "batch"], horizon: int) -> Bool[Tensor, "batch ho
 def _error(noisy: Tensor, velocity: Tensor, t: Tensor, planned: Tensor, weights: Tensor) -> Tensor:
     actions = noisy.detach() - t * velocity.detach()
     return weights * (planned - actions)
-
-
-def _check_solver(process: FlowMatching) -> None:
-    if process.solver != "euler":
-        raise ValueError(
-            f"guided chunking takes Euler's steps, as published, and the policy's solver is "
-            f"{process.solver!r}: choose 'euler' in its process, or the method 'trained'"
-        )

@@ -1,4 +1,4 @@
-"""A controller that carries out what a planner says: the newest instruction in every observation."""
+"""What a planner says, carried out: the newest instruction in every observation."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pizero.planning.asking import Answer, Asking
 from pizero.planning.planner import Given, Situation
 from pizero.policy.controllers.controller import Controller
 from pizero.policy.controllers.player import Action
+from pizero.policy.director import Direction, Director
 from pizero.policy.hold import hold_command
 from pizero.types import Observation
 
@@ -56,67 +57,50 @@ class Event:
     text: str
 
 
-class FollowingController:
-    """Wraps any controller and implements `Controller`: instructions change, and what was planned is dropped.
+class Following:
+    """Carries out what a planner says; implements `Director`.
 
-    `controller` may be of any kind; `asking` asks the planner; `clock` tells seconds and never goes back.
-    The policy sees the last instruction until there is another one. Where it is another one, the controller
-    plans anew at once, but for what is committed already.
-
-    `state`, `instruction`, `timeline`, `num_answers`, `errors` (by name), `last_error`, `num_stale` and
-    `num_held` ticks tell of the episode.
+    The last instruction is in force until there is another one. `state`, `instruction`, `timeline`,
+    `num_answers`, `errors` (by name), `last_error`, `num_stale` and `num_held` ticks tell of the episode.
     """
 
-    def __init__(
-        self,
-        controller: Controller,
-        asking: Asking,
-        embodiment: Embodiment,
-        *,
-        goal: str,
-        config: FollowingConfig | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.controller, self.asking, self.embodiment, self.goal = controller, asking, embodiment, goal
-        self.config, self.clock = config or FollowingConfig(), clock
-        self.began: float | None = None
+    def __init__(self, asking: Asking, *, goal: str, config: FollowingConfig | None = None) -> None:
+        self.asking, self.goal, self.config = asking, goal, config or FollowingConfig()
         self._begin()
 
-    def reset(self, *, seed: int) -> None:
-        """Start a new episode, whose time begins with its first step."""
-        self.controller.reset(seed=seed)
+    def reset(self) -> None:
+        """Start a new episode, whose time begins with its first tick."""
         self.asking.reset()
         self._begin()
 
-    def replan(self) -> None:
-        """Let the controller plan anew."""
-        self.controller.replan()
-
-    def step(self, observe: Callable[[], Observation]) -> Action:
-        """Return the action of this tick."""
-        if self.began is None:
-            self.began = self.clock()
-        now = self.clock() - self.began
-        look = _Look(observe)
-        self._listen(now)
-        if self._due(now):
-            self.asked = now
+    def direct(self, observe: Callable[[], Observation], now: float) -> Direction:
+        """Return the instruction in force, or why the robot is to stay where it is."""
+        self.began = now if self.began is None else self.began
+        seconds = now - self.began
+        last = self.timeline[-1] if self.timeline else None
+        self._listen(seconds)
+        if self._due(seconds):
+            self.asked = seconds
             history = tuple(self.history)
-            self.asking.ask(Situation(goal=self.goal, observation=look(), seconds=now, history=history))
-            self._listen(now)
-        if self.state in ("waiting", "following") and now - self.heard > self.config.max_silence:
+            self.asking.ask(
+                Situation(goal=self.goal, observation=observe(), seconds=seconds, history=history)
+            )
+            self._listen(seconds)
+        if self.state in ("waiting", "following") and seconds - self.heard > self.config.max_silence:
             reason = f"no answer for {self.config.max_silence:g} s"
-            self._enter("silent", now, f"{reason}; {self.last_error}" if self.last_error else reason)
-        if self.state == "following":
-            self.num_stale += now - self.informed > 2 * self.config.period
-            self.last = self.controller.step(lambda: replace(look(), instruction=self.instruction))
-        else:
-            self.num_held += 1
-            self.last = hold_command(self.embodiment, last=self.last, state=look().state)
-        return self.last
+            self._enter("silent", seconds, f"{reason}; {self.last_error}" if self.last_error else reason)
+        follows = self.state == "following"
+        self.num_stale += follows and seconds - self.informed > 2 * self.config.period
+        self.num_held += not follows
+        return Direction(
+            instruction=self.instruction,
+            new=bool(self.timeline) and self.timeline[-1] is not last,
+            hold="" if follows else self.state,
+        )
 
     def _begin(self) -> None:
-        self.began, self.last, self.asked = None, None, float("-inf")
+        self.began: float | None = None
+        self.asked = float("-inf")
         self.heard = self.informed = 0.0
         self.state: State = "waiting"
         self.instruction, self.last_error = "", ""
@@ -156,10 +140,50 @@ class FollowingController:
         self._enter("following", now, instruction)
 
     def _enter(self, state: State, now: float, text: str) -> None:
-        """Change what is being done: what was planned was for something else."""
         self.state = state
-        self.controller.replan()
         self.timeline = [*self.timeline, Event(seconds=now, state=state, text=text)][-MAX_EVENTS:]
+
+
+class FollowingController:
+    """Wraps any controller and implements `Controller`: instructions change, and what was planned is dropped.
+
+    Where there is another instruction the controller plans anew at once, but for what is committed already.
+    `clock` tells seconds and never goes back.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        director: Director,
+        embodiment: Embodiment,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.controller, self.director, self.embodiment = controller, director, embodiment
+        self.clock = clock
+        self.last: Action | None = None
+
+    def reset(self, *, seed: int) -> None:
+        """Start a new episode, whose time begins with its first step."""
+        self.controller.reset(seed=seed)
+        self.director.reset()
+        self.last = None
+
+    def replan(self) -> None:
+        """Let the controller plan anew."""
+        self.controller.replan()
+
+    def step(self, observe: Callable[[], Observation]) -> Action:
+        """Return the action of this tick."""
+        look = _Look(observe)
+        direction = self.director.direct(look, self.clock())
+        if direction.new:
+            self.controller.replan()
+        if direction.hold:
+            self.last = hold_command(self.embodiment, last=self.last, state=look().state)
+        else:
+            self.last = self.controller.step(lambda: replace(look(), instruction=direction.instruction))
+        return self.last
 
 
 class _Look:

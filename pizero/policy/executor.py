@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxtyping import Float
 
 from pizero.policy.clock import Clock, Tick, Time
 from pizero.policy.controllers.player import Action, Player
+from pizero.policy.director import Director
 from pizero.policy.guard import Guard, Guarded
 from pizero.policy.inference import Answer, Inference, Question
 from pizero.policy.interpolation import Interpolator
@@ -45,8 +47,9 @@ class Executor:
 
     With a `command_rate` above the embodiment's, each action becomes several commands (`Interpolator`), and
     the guard, which must be made for that rate, sees each of them. `steps` chooses flow steps by the time
-    there is. `report` is called every few ticks, and before each question, with what was executed since: a
-    row for each control tick, NaN where the robot stood still.
+    there is. `director` gives the instruction in place of the robot's own, and may let the robot hold, which
+    the guard takes for a want of actions. `report` is called every few ticks, and before each question, with
+    what was executed since: a row for each control tick, NaN where the robot stood still.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Executor:
         time: Time | None = None,
         command_rate: float | None = None,
         steps: StepChooser | None = None,
+        director: Director | None = None,
         stop_on: tuple[type[Exception], ...] = (StopRequestedError, IncompatibleError),
         report: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
@@ -73,7 +77,7 @@ class Executor:
         self.robot, self.player, self.inference, self.guard = robot, player, inference, guard
         self.clock = Clock(rate, time)
         self.interpolator = Interpolator(embodiment.actions, factor=self.factor)
-        self.steps, self.stop_on, self.report = steps, stop_on, report
+        self.steps, self.director, self.stop_on, self.report = steps, director, stop_on, report
         self.replanning = threading.Event()
         self.record = Record()
 
@@ -107,6 +111,8 @@ class Executor:
         self.player.reset()
         self.guard.reset()
         self.interpolator.forget()
+        if self.director is not None:
+            self.director.reset()
         self.record = Record(interventions=self.guard.interventions)
         self.state: ExecutorState | None = None
         self.stamped: Stamped | None = None
@@ -114,6 +120,7 @@ class Executor:
         self.executed: list[Action] = []
         self.commands: Float[np.ndarray, "command action_dim"] | None = None
         self.tick_now = -1
+        self.told_to_hold = ""
         self.clock.start()
         self._enter("starting", "")
 
@@ -136,7 +143,8 @@ class Executor:
         laps = [self.clock.time.now()]
         wrong = self._observe(tick)
         laps.append(self.clock.time.now())
-        planned = self._plan(may_ask=not wrong)
+        self._direct(tick)
+        planned = self._plan(may_ask=not (wrong or self.told_to_hold))
         laps.append(self.clock.time.now())
         guarded = self._guarded(part, tick)
         laps.append(self.clock.time.now())
@@ -174,6 +182,17 @@ class Executor:
                 return ("nothing-seen",)
         assert self.stamped is not None
         return self.guard.look(self.stamped, tick.began)
+
+    def _direct(self, tick: Tick) -> None:
+        """Let the policy see the instruction in force; drop what is planned where it is another one."""
+        if self.director is None or self.stamped is None:
+            return
+        seen = self.stamped.observation
+        direction = self.director.direct(lambda: seen, tick.began)
+        self.stamped = replace(self.stamped, observation=replace(seen, instruction=direction.instruction))
+        self.told_to_hold = direction.hold
+        if direction.new:
+            self.player.replan()
 
     def _plan(self, *, may_ask: bool) -> bool:
         """Make the commands of this control tick; return whether there are any."""
@@ -258,7 +277,10 @@ class Executor:
             self.commands = None
         state = "starting" if guarded.state == "holding" and not self.guard.moved else guarded.state
         if state != self.state:
-            self._enter(state, ", ".join(guarded.interventions) or self.guard.stopped_by)
+            reasons = (
+                [self.told_to_hold, *guarded.interventions] if self.told_to_hold else guarded.interventions
+            )
+            self._enter(state, ", ".join(reasons) or self.guard.stopped_by)
         return guarded
 
     def _tell(self, guarded: Guarded) -> None:

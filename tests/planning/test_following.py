@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pizero.planning.asking import AskingInStep
-from pizero.planning.following import FollowingConfig, FollowingController
+from pizero.planning.following import Following, FollowingConfig, FollowingController
 from pizero.planning.planner import PlanFailedError, Situation
 from pizero.planning.worker import AskingInThread
 from pizero.policy.controllers.controller import ControllerConfig, make_player
@@ -81,9 +81,8 @@ def follower(
     config = ControllerConfig(kind=kind, num_executed=2, delay=latency)  # type: ignore[arg-type]
     player = make_player(config, horizon=Echo.horizon, embodiment=NAVIGATION2D)
     controller = SimulatedController(player, Echo(), NAVIGATION2D, latency=latency)
-    following = FollowingController(
-        controller, asking, NAVIGATION2D, goal="a goal", config=FollowingConfig(**given), clock=clock
-    )
+    director = Following(asking, goal="a goal", config=FollowingConfig(**given))
+    following = FollowingController(controller, director, NAVIGATION2D, clock=clock)
     following.reset(seed=0)
     return following
 
@@ -106,14 +105,17 @@ def test_an_instruction_that_changes_drops_what_was_planned(clock: Clock) -> Non
     """Chunks have 8 actions, the planner is asked after 10: without hand-over old plans last to tick 15."""
     following = follower(AskingInStep(Says("first", "second")), clock)
     assert run(following, clock, 14) == [0.25] * 10 + [0.5] * 4
-    assert [(event.seconds, event.text) for event in following.timeline] == [(0.0, "first"), (1.0, "second")]
+    assert [(event.seconds, event.text) for event in following.director.timeline] == [
+        (0.0, "first"),
+        (1.0, "second"),
+    ]
 
 
 def test_an_instruction_that_stays_disturbs_nothing(clock: Clock) -> None:
     following = follower(AskingInStep(Says("first")), clock)
     run(following, clock, 31)
     assert following.controller.policy.asked == ["first"] * 4  # type: ignore[attr-defined]
-    assert (following.num_answers, len(following.timeline)) == (4, 1)
+    assert (following.director.num_answers, len(following.director.timeline)) == (4, 1)
 
 
 @pytest.mark.parametrize("kind", ["naive", "guided"])
@@ -139,7 +141,7 @@ def test_an_answer_may_come_later_and_nothing_moves_before_the_first(clock: Cloc
     following = follower(AskingInStep(Says("first", "second"), latency=0.5), clock)
     found = run(following, clock, 18)
     assert found == [0.0] * 5 + [0.25] * 10 + [0.5] * 3
-    assert following.num_held == 5
+    assert following.director.num_held == 5
 
 
 def test_an_answer_that_takes_longer_than_a_period_is_waited_for(clock: Clock) -> None:
@@ -150,40 +152,40 @@ def test_an_answer_that_takes_longer_than_a_period_is_waited_for(clock: Clock) -
 def test_the_robot_stays_where_it_is_when_the_goal_is_reached(clock: Clock) -> None:
     following = follower(AskingInStep(Says("first", None, "second")), clock)
     assert run(following, clock, 40) == [0.25] * 10 + [0.0] * 30
-    assert following.state == "reached"
-    assert following.num_answers == 2, "nobody asks on"
+    assert following.director.state == "reached"
+    assert following.director.num_answers == 2, "nobody asks on"
 
 
 def test_errors_are_counted_and_named_and_the_last_instruction_stays(clock: Clock) -> None:
     answers = ["first", OSError("cable\n\x1b[31m pulled " + "off " * 1000), TimeoutError(), "first"]
     following = follower(AskingInStep(Says(*answers)), clock)
     assert run(following, clock, 40) == [0.25] * 40
-    assert following.errors == {"OSError": 1, "TimeoutError": 1}
+    assert following.director.errors == {"OSError": 1, "TimeoutError": 1}
     following = follower(AskingInStep(Says(*answers[:2])), clock)
     run(following, clock, 11)
-    assert following.last_error.startswith("OSError: cable [31m pulled off off")
-    assert len(following.last_error) < 250
-    assert following.last_error.isprintable()
+    assert following.director.last_error.startswith("OSError: cable [31m pulled off off")
+    assert len(following.director.last_error) < 250
+    assert following.director.last_error.isprintable()
 
 
 def test_a_silent_planner_makes_the_robot_hold_until_it_speaks_again(clock: Clock) -> None:
     answers = ["first", *[ValueError("no")] * 4, "first"]
     following = follower(AskingInStep(Says(*answers)), clock, max_silence=3.0)
     assert run(following, clock, 60) == [0.25] * 31 + [0.0] * 19 + [0.25] * 10
-    assert [(event.seconds, event.state) for event in following.timeline] == [
+    assert [(event.seconds, event.state) for event in following.director.timeline] == [
         (0.0, "following"),
         (3.1, "silent"),
         (5.0, "following"),
     ]
-    assert "no answer for 3 s; ValueError: no" in following.timeline[1].text
-    assert following.num_stale == 10, "ticks at 2.1 to 3.0 s"
+    assert "no answer for 3 s; ValueError: no" in following.director.timeline[1].text
+    assert following.director.num_stale == 10, "ticks at 2.1 to 3.0 s"
 
 
 def test_a_planner_may_give_up(clock: Clock) -> None:
     following = follower(AskingInStep(Says("first", PlanFailedError("stuck"), "second")), clock)
     assert run(following, clock, 30) == [0.25] * 10 + [0.0] * 20
-    assert following.state == "failed"
-    assert following.timeline[-1].text == "PlanFailedError: stuck"
+    assert following.director.state == "failed"
+    assert following.director.timeline[-1].text == "PlanFailedError: stuck"
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -191,7 +193,7 @@ def test_a_planner_may_give_up(clock: Clock) -> None:
 def test_what_is_no_instruction_is_an_error(clock: Clock, answer: str) -> None:
     following = follower(AskingInStep(Says("first", answer)), clock)
     assert run(following, clock, 12) == [0.25] * 12
-    assert sum(following.errors.values()) == 1
+    assert sum(following.director.errors.values()) == 1
 
 
 def test_a_new_episode_starts_with_nothing(clock: Clock) -> None:
@@ -200,7 +202,7 @@ def test_a_new_episode_starts_with_nothing(clock: Clock) -> None:
     clock.now = 1_000.0
     following.reset(seed=1)
     assert run(following, clock, 3) == [0.25] * 3
-    assert [event.seconds for event in following.timeline] == [0.0]
+    assert [event.seconds for event in following.director.timeline] == [0.0]
 
 
 def test_a_silence_shorter_than_a_period_is_refused() -> None:
@@ -270,7 +272,7 @@ def test_a_planner_that_hangs_makes_the_robot_hold(clock: Clock, gate: Gate, ask
     found = run(following, clock, 40)
     assert found[:20] == [0.25] * 20
     assert found[25:] == [0.0] * 15
-    assert following.state == "silent"
+    assert following.director.state == "silent"
 
 
 def test_an_answer_to_the_last_episode_is_dropped(clock: Clock, gate: Gate, asking: AskingInThread) -> None:

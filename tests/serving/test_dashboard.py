@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -30,18 +30,6 @@ from tests.serving.dashboards import (
     ask,
     robot_contract,
 )
-
-
-@pytest.fixture
-def telemetry() -> Telemetry:
-    return Telemetry()
-
-
-@pytest.fixture
-def served(telemetry: Telemetry) -> Iterator[Served]:
-    server = Served(Dashboard(telemetry, robot_contract()))
-    yield server
-    server.close()
 
 
 def watcher(served: Served, **headers: str) -> ClientConnection:

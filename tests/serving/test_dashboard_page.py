@@ -35,18 +35,6 @@ HOSTILE = "<img src=x onerror=\"document.title='taken'\"><script>document.title=
 BLUE, ORANGE = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)
 
 
-@pytest.fixture
-def telemetry() -> Telemetry:
-    return Telemetry()
-
-
-@pytest.fixture
-def served(telemetry: Telemetry) -> Iterator[Served]:
-    server = Served(Dashboard(telemetry, robot_contract()))
-    yield server
-    server.close()
-
-
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Page]:
     if CHROMIUM is None:

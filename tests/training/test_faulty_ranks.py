@@ -73,9 +73,11 @@ def test_a_damaged_sample_of_one_process_ends_both_and_a_bad_number_is_skipped_b
     ended = torchrun("damaged", *arguments(folder, run, "--timeout", TIMEOUT))
     assert ended.returncode == 1, "torchrun's own status"
     sentences = [line for line in ended.stderr.splitlines() if "pizero: " in line]
-    (culprit,) = [line for line in sentences if "lost another one" not in line]
+    (culprit,) = [line for line in sentences if "frame 7 of episode 2" in line]
     assert "frame 7 of episode 2 cannot be decoded [video-damaged]" in culprit
-    assert all("the same command goes on" in line for line in sentences if line != culprit)
+    for line in sentences:  # the other one loses its neighbour, or torchrun tells it to end before it has
+        assert line == culprit or "same command" in line
+        assert line == culprit or "lost another one" in line or "interrupted" in line
     newest = newest_checkpoint(run / "checkpoints")
     assert newest == run / "checkpoints" / f"step-{FAILS - 1:08d}"
 

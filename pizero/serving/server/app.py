@@ -111,10 +111,9 @@ class Server:
                 while any(session.busy for session in self._sessions.values()):
                     await asyncio.sleep(0.01)
         parting = [
-            session.connection.close(1001, "the server is going away") for session in self._sessions.values()
+            connection.close(1001, "the server is going away") for connection in self.listener.connections
         ]
         await asyncio.gather(*parting, return_exceptions=True)
-        self.listener.close()
         await self.listener.wait_closed()
         self.waiting.close()
         await asyncio.to_thread(self.worker.join, self.settings.limits.drain_time)
