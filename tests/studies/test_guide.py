@@ -1,72 +1,25 @@
-"""The guide to flow matching against the studies' own files: numbers, claims, figures, commands and links.
-
-A number that the guide quotes is followed by a comment with the place where it comes from, as in
-`0.05 (0.04–0.06)<!--navigation/flow matching/distance-->`: a study's JSON file, then keys. Brackets hold the
-interval; % stands for hundredths.
-"""
+"""The guide to flow matching against the studies' own files: numbers, claims, figures, commands and links."""
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.studies.quotes import QUOTE, Studies, agrees, prose
+
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "flow-matching.md"
-FIGURES = ROOT / "docs" / "images" / "flow"
+STUDIES = Studies(ROOT / "docs" / "images" / "flow")
 TEXT = GUIDE.read_text(encoding="utf-8")
-
-NUMBER = r"[−-]?\d[\d,]*(?:\.\d+)?"
-QUOTE = re.compile(
-    rf"(?P<value>{NUMBER})(?P<percent> %)?"
-    rf"(?: \((?P<low>{NUMBER})–(?P<high>{NUMBER})(?: %)?\))?<!--(?P<place>[^>]*)-->"
-)
-"""A quoted number, its interval if there is one, and where they come from."""
-
-
-def read(study: str) -> dict[str, Any]:
-    return json.loads((FIGURES / f"{study}.json").read_text(encoding="utf-8"))
-
-
-def look_up(place: str) -> Any:
-    study, *keys = place.split("/")
-    value: Any = read(study)
-    for key in keys:
-        value = value[int(key)] if isinstance(value, list) else value[key]
-    return value
-
-
-def agrees(text: str, value: float, *, percent: bool) -> bool:
-    """Tell whether a number is the value, rounded as it is written."""
-    written = text.replace("−", "-").replace(",", "")
-    digits = len(written.partition(".")[2])
-    exact = value * 100 if percent else value
-    return abs(float(written) - exact) <= 0.5 * 10.0**-digits * (1 + 1e-6)
-
-
-def wrong(quote: re.Match[str]) -> list[str]:
-    """Return what a quote says otherwise than its source."""
-    found, percent = look_up(quote["place"]), bool(quote["percent"])
-    if not isinstance(found, dict):
-        found = {"mean": found}
-    middle = found["mean"] if "mean" in found else found["value"]
-    pairs = [(quote["value"], middle)]
-    if quote["low"] is not None:
-        pairs += list(zip((quote["low"], quote["high"]), found["interval"], strict=True))
-    return [
-        f"{text} is {value} in {quote['place']}"
-        for text, value in pairs
-        if value is None or not agrees(text, value, percent=percent)
-    ]
+read, look_up = STUDIES.read, STUDIES.look_up
 
 
 def test_every_quoted_number_is_the_study_s() -> None:
     quotes = list(QUOTE.finditer(TEXT))
     assert len(quotes) > 60
-    assert [line for quote in quotes for line in wrong(quote)] == []
+    assert [line for quote in quotes for line in STUDIES.wrong(quote)] == []
 
 
 @pytest.mark.parametrize(
@@ -81,7 +34,7 @@ def test_every_quoted_number_is_the_study_s() -> None:
 def test_a_wrong_number_is_found(text: str) -> None:
     """The distance is 0.0534 (0.0447 to 0.0621)."""
     (quote,) = QUOTE.finditer(text)
-    assert wrong(quote)
+    assert STUDIES.wrong(quote)
 
 
 def test_a_quote_is_taken_apart() -> None:
@@ -103,22 +56,13 @@ def test_no_comment_is_left_without_a_number() -> None:
     assert TEXT.count("<!--") == len(list(QUOTE.finditer(TEXT)))
 
 
-def prose(text: str) -> str:
-    """Return the guide without code, formulas, links' targets and quotes."""
-    text = QUOTE.sub("", text)
-    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-    text = re.sub(r"`[^`]*`", "", text)
-    text = re.sub(r"\]\([^)]*\)", "]", text)
-    return re.sub(r"arXiv \d{4}\.\d{5}|π0\.5|95 % (?=interval|of resamples)", "", text)
-
-
 def test_every_measured_number_names_its_source() -> None:
     """Whatever has a decimal point, a % or a × in the prose is a measurement, and measurements are quoted."""
     assert re.findall(r"\d+\.\d+[^\n]{0,30}|\d+ ?[%×][^\n]{0,30}", prose(TEXT)) == []
     assert re.findall(r"\d+\.\d+", prose("It is 0.05 here, `0.06` there."))
 
 
-@pytest.mark.parametrize("path", sorted(FIGURES.glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(STUDIES.folder.glob("*.json")), ids=lambda path: path.stem)
 def test_every_figure_is_shown_with_its_command(path: Path) -> None:
     shown = TEXT.index(f"](images/flow/{path.stem}.png)")
     command = TEXT.index(f"python -m studies.toys.{path.stem} docs/images/flow", shown)
