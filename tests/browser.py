@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -145,7 +146,12 @@ def browser() -> Iterator[Page]:
         command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         command += ["--no-first-run", "--disable-extensions", "--disable-background-networking"]
         command += ["--hide-scrollbars", "--remote-debugging-port=0", f"--user-data-dir={folder}"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"TMPDIR": folder},  # its lock's folder goes with it
+        )
         try:
             limit = time.monotonic() + PATIENCE
             while not (port_file.exists() and len(port_file.read_text().split()) == 2):
