@@ -5,8 +5,9 @@
     python -m benchmarks.peers.compare_openpi_client runs/demo/training/policy --python runs/openpi/bin/python
 
 The client is unmodified, in an environment of its own with numpy 1, and hands out the actions of a chunk one
-by one as openpi's runtime does. Beside each of its actions the policy in this process is asked the same. The
-status is 1 if any number differs.
+by one as openpi's runtime does. Beside each of its actions the policy in this process is asked the same, on one
+thread as in the server, for another number of threads adds in another order. The status is 1 if any number
+differs.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import torch
 
 from benchmarks.serving import served
 from pizero.envs.collect import DEMONSTRATION_SEEDS
@@ -93,6 +95,7 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int, default=125)
     parser.add_argument("--seed", type=int, default=DEMONSTRATION_SEEDS)
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     equal = True
     for task in arguments.tasks:
         found = episode(
