@@ -5,9 +5,9 @@
     python -m benchmarks.peers.compare_openpi_client runs/demo/training/policy --python runs/openpi/bin/python
 
 The client is unmodified, in an environment of its own with numpy 1, and hands out the actions of a chunk one
-by one as openpi's runtime does. Beside each of its actions the policy in this process is asked the same, on one
-thread as in the server, for another number of threads adds in another order. The status is 1 if any number
-differs.
+by one as openpi's runtime does. Beside each of its actions the policy in this process is asked the same, on
+one thread as in the server, for another number of threads adds in another order. The status is 1 if any
+number differs.
 """
 
 from __future__ import annotations
