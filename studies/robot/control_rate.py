@@ -76,7 +76,7 @@ def draw_figure(record: dict[str, Any]) -> Figure:
             for x, row in zip(at, rows, strict=True):
                 axes[0, column].plot([x, x], row["interval"], color=color, alpha=0.4, linewidth=2.5)
         axes[0, column].set(title=f"success: the robot {title}", ylim=(0, 1.02))
-        slowest = max(row["median_steps"] or 0 for row in record["cells"])
+        slowest = max(row["median_steps"] or 1 for row in record["cells"])
         axes[1, column].set(
             title="median ticks to success",
             ylim=(0, 1.1 * slowest),
