@@ -84,15 +84,33 @@ def join_ranks(*, timeout: float = 600.0) -> Iterator[Ranks]:
     rank = dist.get_rank()
     if rank > 0:
         be_silent()
+    world_size, lost = dist.get_world_size(), None
     try:
-        yield Ranks(rank=rank, world_size=dist.get_world_size(), device=device)
-    except RuntimeError as error:
-        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+        yield Ranks(rank=rank, world_size=world_size, device=device)
+    except (RuntimeError, KeyboardInterrupt) as error:
+        lost = _loss_in(error)
+        if lost is None:
             raise
-        raise RuntimeError(
-            f"process {rank + 1} of {dist.get_world_size()} lost another one, which died, failed (then it "
-            f"says of what), or did not answer for {timeout:g} s ({str(error).splitlines()[0]}). The last "
-            f"checkpoint is whole: the same command goes on"
-        ) from None
     finally:
-        dist.destroy_process_group()
+        try:
+            dist.destroy_process_group()
+        except KeyboardInterrupt:
+            if lost is None:
+                raise
+    if lost is not None:
+        raise RuntimeError(
+            f"process {rank + 1} of {world_size} lost another one, which died, failed (then it says of "
+            f"what), or did not answer for {timeout:g} s ({str(lost).splitlines()[0]}). The last "
+            f"checkpoint is whole: the same command goes on"
+        )
+
+
+def _loss_in(error: BaseException) -> RuntimeError | None:
+    """Return the error by which a process learns that it lost another one, if there is one.
+
+    Torchrun tells the others to end as soon as one has failed, so it may come while that error is on its way.
+    """
+    found = error.__context__ if isinstance(error, KeyboardInterrupt) else error
+    if isinstance(found, RuntimeError) and (isinstance(found, dist.DistError) or "gloo" in str(found)):
+        return found
+    return None

@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 from safetensors.torch import load_file
 
 from pizero.data.lerobot import LeRobotDataset
 from pizero.records import write_record
 from pizero.training.checkpoint import newest_checkpoint, part_name
+from pizero.training.ranks import join_ranks
 from tests.small import demonstrate, small_config
 from tests.training.on_faulty_ranks import FAILS, POISONED
 
@@ -73,11 +75,9 @@ def test_a_damaged_sample_of_one_process_ends_both_and_a_bad_number_is_skipped_b
     ended = torchrun("damaged", *arguments(folder, run, "--timeout", TIMEOUT))
     assert ended.returncode == 1, "torchrun's own status"
     sentences = [line for line in ended.stderr.splitlines() if "pizero: " in line]
-    (culprit,) = [line for line in sentences if "frame 7 of episode 2" in line]
+    (culprit,) = [line for line in sentences if "lost another one" not in line]
     assert "frame 7 of episode 2 cannot be decoded [video-damaged]" in culprit
-    for line in sentences:  # the other one loses its neighbour, or torchrun tells it to end before it has
-        assert line == culprit or "same command" in line
-        assert line == culprit or "lost another one" in line or "interrupted" in line
+    assert all("the same command goes on" in line for line in sentences if line != culprit)
     newest = newest_checkpoint(run / "checkpoints")
     assert newest == run / "checkpoints" / f"step-{FAILS - 1:08d}"
 
@@ -96,6 +96,35 @@ def test_a_damaged_sample_of_one_process_ends_both_and_a_bad_number_is_skipped_b
     assert went_on.returncode == 0, went_on.stderr
     assert steps_of(run) == list(range(1, NUM_STEPS + 1))
     assert json.loads((run / "executions.jsonl").read_text().splitlines()[-1])["step"] == FAILS - 1
+
+
+@pytest.mark.parametrize("told_to_end", ["while it unwinds", "while it takes leave", "before any loss"])
+def test_who_lost_another_one_says_so_also_when_torchrun_tells_it_to_end(
+    told_to_end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> None:
+        with join_ranks(timeout=1.0):
+            if told_to_end == "before any loss":
+                raise KeyboardInterrupt
+            try:
+                raise RuntimeError("gloo/transport/tcp/pair.cc: Connection closed by peer")
+            finally:
+                if told_to_end == "while it unwinds":
+                    raise KeyboardInterrupt
+
+    def leave() -> None:
+        if told_to_end == "while it takes leave":
+            raise KeyboardInterrupt
+
+    for name, answer in (("get_rank", 0), ("get_world_size", 2), ("init_process_group", None)):
+        monkeypatch.setattr(dist, name, lambda *_given, answer=answer, **_named: answer)
+    monkeypatch.setattr(dist, "destroy_process_group", leave)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    expected = KeyboardInterrupt if told_to_end == "before any loss" else RuntimeError
+    with pytest.raises(expected) as end:
+        run()
+    assert ("process 1 of 2 lost another one" in str(end.value)) == (expected is RuntimeError)
 
 
 @pytest.mark.slow
