@@ -1,6 +1,6 @@
 """Flow against diffusion on a robot: learning curves, and success by number of evaluations.
 
-    python -m studies.robot.processes RUN OUTPUT [--episodes 20] [--updates 400] [--quick]
+    python -m studies.robot.processes RUN OUTPUT [--episodes 10] [--updates 400] [--quick]
 
 The same network, first weights, batches and noise for all, by the run's recipe in fewer updates: the straight
 path with π0's times, and the variance-preserving path (cosine schedule, uniform times) whose network predicts
@@ -103,7 +103,7 @@ def draw_figure(record: dict[str, Any]) -> Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    given = arguments(__doc__, argv, updates=400)
+    given = arguments(__doc__, argv, updates=400, episodes=10)
     of = Run(given.run)
     seen, clip = held_out(of, 4 if given.quick else 128), largest_action(of)
     config = shortened(of.config, given.updates, seed=given.seed)

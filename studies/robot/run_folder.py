@@ -26,6 +26,7 @@ def arguments(
     *,
     updates: int | None = None,
     seeds: tuple[int, ...] = (),
+    episodes: int = 20,
 ) -> argparse.Namespace:
     """Read the command line of a robot study; `updates` if it trains, `seeds` if it does so several times."""
     torch.set_num_threads(1)
@@ -34,7 +35,7 @@ def arguments(
         "run", type=Path, help="folder of a finished run; what takes long is kept in RUN/studies"
     )
     parser.add_argument("output", type=Path, help="folder of the JSON file and of the figures")
-    parser.add_argument("--episodes", type=int, default=20, help="scenes of each task")
+    parser.add_argument("--episodes", type=int, default=episodes, help="scenes of each task")
     parser.add_argument("--quick", action="store_true", help="a small form, which only shows that it runs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=default_workers(), help="processes; 0: this one alone")

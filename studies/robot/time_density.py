@@ -1,6 +1,6 @@
 """Which flow times to train at, on a robot: π0's Beta(1.5, 1), uniform, logit-normal.
 
-    python -m studies.robot.time_density RUN OUTPUT [--episodes 20] [--updates 400] [--seeds 0 1] [--quick]
+    python -m studies.robot.time_density RUN OUTPUT [--episodes 10] [--updates 400] [--seeds 0 1] [--quick]
 
 By the run's recipe in fewer updates, with the same first weights, batches, noise and uniform numbers behind
 the times for all densities; each seed has its own. Judged by the error to the expert on held-out frames, by
@@ -78,7 +78,7 @@ def draw_figure(record: dict[str, Any]) -> Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    given = arguments(__doc__, argv, updates=400, seeds=(0, 1))
+    given = arguments(__doc__, argv, updates=400, seeds=(0, 1), episodes=10)
     of = Run(given.run)
     seen = held_out(of, 4 if given.quick else 128)
     found: dict[str, Any] = {name: {"seeds": {}, "closed_loop": {}} for name in DENSITIES}
